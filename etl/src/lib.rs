@@ -1,0 +1,12 @@
+//! Data in, tables out. No notion of a schedule.
+//!
+//! Life of a record: a [`source`] hands on undecoded [`record::Record`]s, a `format` turns them into Arrow rows,
+//! the `pipeline` decides when a micro-batch is full, a `table` commits rows and progress together.
+pub mod error;
+pub mod position;
+pub mod record;
+pub mod sink;
+pub mod source;
+pub mod topic;
+
+pub use error::{Error, Explain, Result, Retry};

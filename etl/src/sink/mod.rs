@@ -1,0 +1,1 @@
+//! Where table versions go: each sink keeps its own progress.

@@ -1,0 +1,77 @@
+//! Topics behind one contract: the embedded SQLite file and Apache Kafka.
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::position::{Bounds, Offset, TopicPartition};
+use crate::record::NewRecord;
+use crate::source::Source;
+
+/// A topic as `topics list` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TopicInfo {
+    /// The name.
+    pub name: String,
+    /// How many partitions it has.
+    pub partitions: i32,
+}
+
+/// Where a reader starts in one partition and, for a bounded read, where it ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// The first offset to read.
+    pub from: Offset,
+    /// The offset to stop before; `None`: endless.
+    pub to: Option<Offset>,
+}
+
+/// Everything Tidemill asks of a broker.
+///
+/// Contract (suite: `testkit::topic_contract`, run for every kind):
+/// 1. `produce` returns once the records are durable, in their order within each partition.
+/// 2. A record is readable by every `source` opened after `produce` returned.
+/// 3. A [`Publisher`]'s records and its progress appear together or not at all (to read-committed readers).
+#[async_trait]
+pub trait Broker: Send + Sync {
+    /// All topics but the broker's own, by name.
+    async fn topics(&self) -> Result<Vec<TopicInfo>>;
+
+    /// Creates a topic; an existing one is left as it is. Returns whether it was created.
+    async fn create(&self, topic: &str, partitions: i32) -> Result<bool>;
+
+    /// What can be read of each partition of `topic`, by partition.
+    ///
+    /// # Errors
+    /// If there is no such topic.
+    async fn bounds(&self, topic: &str) -> Result<Vec<Bounds>>;
+
+    /// The first offset of each partition whose timestamp is at or after `timestamp_ms`; its end if there is none.
+    async fn offsets_at(&self, topic: &str, timestamp_ms: i64) -> Result<Vec<Offset>>;
+
+    /// Opens a reader over exactly these partitions. If every assignment has an end, the reader ends there.
+    async fn source(&self, assignments: &[Assignment]) -> Result<Box<dyn Source>>;
+
+    /// Writes records durably; returns the partition and offset each one got, in order.
+    async fn produce(&self, topic: &str, records: Vec<NewRecord>) -> Result<Vec<(i32, Offset)>>;
+
+    /// Takes over the publisher `name`: earlier holders are fenced.
+    async fn publisher(&self, name: &str) -> Result<Box<dyn Publisher>>;
+}
+
+/// Writes records and a note of progress in one atomic step.
+#[async_trait]
+pub trait Publisher: Send {
+    /// The progress of the last committed step, or `None` before the first.
+    fn progress(&self) -> Option<&str>;
+
+    /// Adds records to the open step; opens one if there is none.
+    async fn stage(&mut self, topic: &str, records: Vec<NewRecord>) -> Result<()>;
+
+    /// Shows everything staged together with `progress`, or none of it.
+    async fn commit(&mut self, progress: &str) -> Result<()>;
+
+    /// Throws away what was staged since the last commit.
+    async fn abort(&mut self) -> Result<()>;
+}
