@@ -7,6 +7,7 @@ pub mod position;
 pub mod record;
 pub mod sink;
 pub mod source;
+pub mod table;
 pub mod topic;
 
 pub use error::{Error, Explain, Result, Retry};

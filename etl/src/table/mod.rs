@@ -1,0 +1,17 @@
+//! Lake tables: Delta tables below one root, `{root}/{schema}/{table}/`.
+//!
+//! One commit carries rows and progress together ([`Commit`]): nothing else in the program remembers what is done.
+//! Commits are written by us, as one put-if-absent of the next log file, because the outcome of a failed put is
+//! *unknown* and only the caller can tell what its own commit looks like (see [`commit`]).
+mod commit;
+mod error;
+mod lake;
+mod snapshot;
+mod stats;
+mod write;
+
+pub use commit::{Commit, Committed, Guard, Operation};
+pub use error::TableError;
+pub use lake::{Lake, S3Settings, TableName};
+pub use snapshot::{Field, HistoryEntry, Table, TableFile};
+pub use write::{FileWriter, WriteOptions, write_file, writer_properties};

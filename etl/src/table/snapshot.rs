@@ -1,0 +1,224 @@
+//! A table at one version: its columns, files, progress and history.
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, SchemaRef};
+use chrono::{DateTime, Utc};
+use datafusion::catalog::TableProvider;
+use datafusion::execution::SessionState;
+use deltalake::DeltaTable;
+use deltalake::delta_datafusion::DeltaScanConfig;
+use deltalake::kernel::Remove;
+use deltalake::kernel::engine::arrow_conversion::TryIntoArrow as _;
+use deltalake::logstore::LogStoreRef;
+use futures::TryStreamExt as _;
+use serde::Serialize;
+
+use super::error::TableError;
+use super::lake::TableName;
+use crate::error::Result;
+
+/// A column as `tables show` prints it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Field {
+    /// The name.
+    pub name: String,
+    /// Arrow's name of the type.
+    #[serde(rename = "type")]
+    pub data_type: String,
+    /// Whether it may be NULL.
+    pub nullable: bool,
+}
+
+/// One data file of a snapshot.
+#[derive(Debug, Clone)]
+pub struct TableFile {
+    /// As the log names it, relative to the table.
+    pub path: String,
+    /// Bytes.
+    pub size: i64,
+    /// Rows, if the writer noted them.
+    pub rows: Option<usize>,
+}
+
+/// One commit as `tables history` prints it.
+#[derive(Debug, Clone, Serialize)]
+pub struct HistoryEntry {
+    /// The version it made.
+    pub version: u64,
+    /// When, UTC.
+    pub at: Option<DateTime<Utc>>,
+    /// What was done.
+    pub operation: String,
+    /// Rows, files and bytes, as the writer noted them.
+    pub metrics: serde_json::Value,
+}
+
+/// A Delta table at one version.
+#[derive(Clone)]
+pub struct Table {
+    name: TableName,
+    delta: DeltaTable,
+}
+
+impl std::fmt::Debug for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Table").field("name", &self.name).field("version", &self.delta.version()).finish()
+    }
+}
+
+impl Table {
+    pub(crate) fn new(name: TableName, delta: DeltaTable) -> Self {
+        Self { name, delta }
+    }
+
+    /// The name.
+    pub fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    /// The version this handle shows.
+    pub fn version(&self) -> u64 {
+        self.delta.version().unwrap_or_default()
+    }
+
+    /// The Delta library's own handle.
+    pub fn delta(&self) -> &DeltaTable {
+        &self.delta
+    }
+
+    pub(crate) fn log_store(&self) -> LogStoreRef {
+        self.delta.log_store()
+    }
+
+    /// Moves on to the newest version.
+    pub async fn refresh(&mut self) -> Result<()> {
+        self.delta.update_state().await.map_err(|e| TableError::delta("read", &self.name, e))?;
+        Ok(())
+    }
+
+    /// The columns in Arrow's types.
+    pub fn schema(&self) -> Result<SchemaRef> {
+        let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
+        let schema: arrow::datatypes::Schema = state
+            .schema()
+            .as_ref()
+            .try_into_arrow()
+            .map_err(|e: arrow::error::ArrowError| TableError::delta("read", &self.name, e.into()))?;
+        Ok(Arc::new(schema))
+    }
+
+    /// The columns as a person reads them.
+    pub fn fields(&self) -> Result<Vec<Field>> {
+        let field = |f: &Arc<arrow::datatypes::Field>| Field {
+            name: f.name().clone(),
+            data_type: type_name(f.data_type()),
+            nullable: f.is_nullable(),
+        };
+        Ok(self.schema()?.fields().iter().map(field).collect())
+    }
+
+    /// The progress that `app` committed with its last rows.
+    pub async fn txn(&self, app: &str) -> Result<Option<i64>> {
+        let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
+        let version = state.transaction_version(self.delta.log_store().as_ref(), app).await;
+        Ok(version.map_err(|e| TableError::delta("read the progress of", &self.name, e))?)
+    }
+
+    /// The snapshot's data files.
+    pub fn files(&self) -> Result<Vec<TableFile>> {
+        let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
+        let file = |view: deltalake::kernel::LogicalFileView| TableFile {
+            path: view.path().into_owned(),
+            size: view.size(),
+            rows: view.num_records(),
+        };
+        Ok(state.log_data().iter().map(file).collect())
+    }
+
+    /// The entries that take these files out of the table.
+    pub(crate) fn removes(&self, keep: impl Fn(&str) -> bool, now: DateTime<Utc>) -> Result<Vec<Remove>> {
+        let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
+        let files = state.log_data();
+        let removes = files.iter().filter(|view| !keep(view.path().as_ref())).map(|view| {
+            let mut remove = view.remove_action(true);
+            remove.deletion_timestamp = Some(now.timestamp_millis());
+            remove
+        });
+        Ok(removes.collect())
+    }
+
+    /// Rows in the snapshot by the files' own counts; `None` if a file has none.
+    pub fn rows(&self) -> Result<Option<u64>> {
+        Ok(self.files()?.iter().map(|file| file.rows.map(|n| n as u64)).sum())
+    }
+
+    /// A provider that reads this version, whatever is committed after.
+    pub async fn provider(&self, session: &SessionState) -> Result<Arc<dyn TableProvider>> {
+        self.scan(session, None, None).await
+    }
+
+    /// A provider over some of the files, and with the file's path as a column where `file_column` names one.
+    pub(crate) async fn scan(
+        &self,
+        session: &SessionState,
+        files: Option<Vec<String>>,
+        file_column: Option<&str>,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let failed = |e: deltalake::DeltaTableError| TableError::delta("read", &self.name, e);
+        let state = self.delta.snapshot().map_err(failed)?;
+        let mut config = DeltaScanConfig::new_from_session(session);
+        config.schema_force_view_types = false;
+        if let Some(column) = file_column {
+            config = config.with_file_column_name(column);
+        }
+        let snapshot = state.snapshot().clone();
+        let mut scan = deltalake::delta_datafusion::DeltaScanNext::new(snapshot, config)
+            .map_err(|e| failed(deltalake::DeltaTableError::Generic(e.to_string())))?;
+        if let Some(files) = files {
+            scan = scan.with_file_paths(files);
+        }
+        self.delta.update_datafusion_session(session).map_err(failed)?;
+        Ok(Arc::new(scan))
+    }
+
+    /// The newest commits first, at most `limit`.
+    pub async fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>> {
+        let failed = |e: deltalake::DeltaTableError| TableError::delta("read the history of", &self.name, e);
+        let infos: Vec<_> = self.delta.history(Some(limit)).try_collect().await.map_err(failed)?;
+        let newest = self.version();
+        let entry = |(n, info): (usize, deltalake::kernel::CommitInfo)| HistoryEntry {
+            version: newest.saturating_sub(n as u64),
+            at: info.timestamp.and_then(DateTime::from_timestamp_millis),
+            operation: info.operation.unwrap_or_default(),
+            metrics: info.info.get("operationMetrics").cloned().unwrap_or(serde_json::Value::Null),
+        };
+        Ok(infos.into_iter().enumerate().map(entry).collect())
+    }
+}
+
+/// The type as SQL people know it, where there is such a name.
+fn type_name(data_type: &DataType) -> String {
+    match data_type {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
+        DataType::Int64 => "bigint".to_owned(),
+        DataType::Int32 => "integer".to_owned(),
+        DataType::Boolean => "boolean".to_owned(),
+        DataType::Float64 => "double".to_owned(),
+        DataType::Date32 => "date".to_owned(),
+        DataType::Decimal128(precision, scale) => format!("decimal({precision},{scale})"),
+        DataType::Timestamp(_, Some(zone)) => format!("timestamp ({zone})"),
+        DataType::Timestamp(_, None) => "timestamp without time zone".to_owned(),
+        DataType::List(item) => format!("list<{}>", type_name(item.data_type())),
+        DataType::Map(entries, _) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 => {
+                format!("map<{}, {}>", type_name(fields[0].data_type()), type_name(fields[1].data_type()))
+            }
+            other => format!("map<{other}>"),
+        },
+        DataType::Struct(fields) => {
+            let inner: Vec<_> = fields.iter().map(|f| format!("{} {}", f.name(), type_name(f.data_type()))).collect();
+            format!("struct<{}>", inner.join(", "))
+        }
+        other => other.to_string().to_lowercase(),
+    }
+}
