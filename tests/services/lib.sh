@@ -46,11 +46,13 @@ alive() {
 
 # Stops service $1, if it runs, and removes its data. TERM first, KILL after $2 seconds.
 stop() {
-  local name=$1 patience=${2:-20} pid start data
+  local name=$1 patience=${2:-20} pid start data signal=TERM
   [ -d "$state/$name" ] || return 0
   if alive "$name"; then
     read -r pid start <"$state/$name/process"
-    kill -TERM "$pid" 2>/dev/null
+    # PostgreSQL takes TERM as "when the last client has gone", INT as "now, in good order".
+    [ "$name" = postgres ] && signal=INT
+    kill -"$signal" "$pid" 2>/dev/null
     local tries=$((patience * 10))
     while alive "$name" && [ $tries -gt 0 ]; do sleep 0.1; tries=$((tries - 1)); done
     if alive "$name"; then
