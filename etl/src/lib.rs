@@ -2,6 +2,7 @@
 //!
 //! Life of a record: a [`source`] hands on undecoded [`record::Record`]s, a `format` turns them into Arrow rows,
 //! the `pipeline` decides when a micro-batch is full, a `table` commits rows and progress together.
+pub mod engine;
 pub mod error;
 pub mod position;
 pub mod record;

@@ -1,0 +1,106 @@
+//! The lake as DataFusion's catalogue. A table is opened when a statement names it, once per statement.
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
+use datafusion::common::exec_err;
+use datafusion::datasource::ViewTable;
+use datafusion::error::{DataFusionError, Result};
+use datafusion::execution::SessionState;
+use datafusion::prelude::SessionContext;
+
+use super::session::{Pinned, parse};
+use crate::table::{Lake, TableName};
+
+/// What names mean in one session.
+pub(super) struct Names {
+    pub(super) lake: Lake,
+    pub(super) pinned: Pinned,
+    pub(super) views: Arc<BTreeMap<TableName, String>>,
+    /// Filled once the session exists; views are planned and tables are scanned with it.
+    pub(super) context: std::sync::OnceLock<Weak<parking::Session>>,
+}
+
+/// A session that a catalogue may point back to without keeping it alive.
+pub(super) mod parking {
+    /// See [`super::Names::context`].
+    pub(crate) struct Session(pub(crate) datafusion::prelude::SessionContext);
+}
+
+impl std::fmt::Debug for Names {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Names").field("lake", &self.lake).finish_non_exhaustive()
+    }
+}
+
+impl Names {
+    fn context(&self) -> Result<SessionContext> {
+        match self.context.get().and_then(Weak::upgrade) {
+            Some(session) => Ok(session.0.clone()),
+            None => exec_err!("the session of this query is gone"),
+        }
+    }
+
+    pub(super) fn state(&self) -> Result<SessionState> {
+        Ok(self.context()?.state())
+    }
+
+    /// What `name` stands for: a pinned snapshot, a view, or the lake's newest version.
+    async fn table(&self, name: &TableName) -> Result<Option<Arc<dyn TableProvider>>> {
+        let outer = |e: crate::error::Error| DataFusionError::External(Box::new(e));
+        if let Some(table) = self.pinned.get(name) {
+            return table.provider(&self.state()?).await.map(Some).map_err(outer);
+        }
+        if let Some(sql) = self.views.get(name) {
+            let context = self.context()?;
+            let plan = context.state().statement_to_plan(parse(sql)?).await?;
+            return Ok(Some(Arc::new(ViewTable::new(plan, Some(sql.clone())))));
+        }
+        match self.lake.try_table(name).await.map_err(outer)? {
+            Some(table) => table.provider(&self.state()?).await.map(Some).map_err(outer),
+            None => Ok(None),
+        }
+    }
+}
+
+/// All schemas of the lake.
+#[derive(Debug)]
+pub(super) struct LakeCatalog {
+    pub(super) names: Arc<Names>,
+    /// Known schemas and tables, filled only for statements that list them.
+    pub(super) listed: BTreeMap<String, Vec<String>>,
+}
+
+impl CatalogProvider for LakeCatalog {
+    fn schema_names(&self) -> Vec<String> {
+        self.listed.keys().cloned().collect()
+    }
+
+    fn schema(&self, name: &str) -> Option<Arc<dyn SchemaProvider>> {
+        let tables = self.listed.get(name).cloned().unwrap_or_default();
+        Some(Arc::new(LakeSchema { names: Arc::clone(&self.names), name: name.to_owned(), tables }))
+    }
+}
+
+#[derive(Debug)]
+struct LakeSchema {
+    names: Arc<Names>,
+    name: String,
+    tables: Vec<String>,
+}
+
+#[async_trait]
+impl SchemaProvider for LakeSchema {
+    fn table_names(&self) -> Vec<String> {
+        self.tables.clone()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.names.table(&TableName::new(&self.name, name)).await
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.tables.iter().any(|table| table == name)
+    }
+}

@@ -1,0 +1,302 @@
+//! The engine and its sessions: one per statement, all sharing one memory limit.
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use datafusion::dataframe::DataFrame;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::context::SQLOptions;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::SendableRecordBatchStream;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use datafusion::sql::parser::{DFParserBuilder, Statement};
+use futures::TryStreamExt as _;
+
+use super::catalog::{LakeCatalog, Names, parking};
+use super::error::EngineError;
+use super::travel::{self, At, LakeDialect, VersionPlanner};
+use crate::error::Result;
+use crate::table::{Lake, Table, TableName};
+
+/// Snapshots that a statement reads instead of the newest versions.
+pub type Pinned = Arc<BTreeMap<TableName, Table>>;
+
+/// How much the engine may use.
+#[derive(Debug, Clone)]
+pub struct EngineSettings {
+    /// Bytes of memory for all running statements together.
+    pub memory_limit: usize,
+    /// Where it spills; made when needed.
+    pub spill_dir: PathBuf,
+    /// How many parts a statement is split into; 0: one per core.
+    pub target_partitions: usize,
+    /// The folder that relative paths in `read_items` start from.
+    pub base: PathBuf,
+}
+
+/// Runs SQL over the lake.
+#[derive(Clone)]
+pub struct Engine {
+    lake: Lake,
+    runtime: Arc<RuntimeEnv>,
+    settings: EngineSettings,
+    views: Arc<BTreeMap<TableName, String>>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("lake", &self.lake).field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+/// A running statement: its columns and its rows as they come.
+pub struct Rows {
+    /// The columns.
+    pub schema: SchemaRef,
+    stream: SendableRecordBatchStream,
+    limit: usize,
+    // The catalogue points back to it weakly.
+    _session: Arc<parking::Session>,
+}
+
+impl Rows {
+    /// The next rows, or `None` after the last.
+    pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let batch = self.stream.try_next().await;
+        Ok(batch.map_err(|e| EngineError::from_datafusion(e, self.limit))?)
+    }
+
+    /// All rows. For results known to be small.
+    pub async fn collect(mut self) -> Result<Vec<RecordBatch>> {
+        let mut batches = Vec::new();
+        while let Some(batch) = self.next().await? {
+            batches.push(batch);
+        }
+        Ok(batches)
+    }
+
+    /// The rows as DataFusion's own stream.
+    pub fn into_stream(self) -> SendableRecordBatchStream {
+        let schema = Arc::clone(&self.schema);
+        let rows = futures::stream::try_unfold(self, async |mut rows| {
+            Ok(rows.stream.try_next().await?.map(|batch| (batch, rows)))
+        });
+        Box::pin(datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(schema, rows))
+    }
+}
+
+/// A session over the lake, alive while a statement is planned and run.
+pub(crate) struct Session(Arc<parking::Session>);
+
+impl Session {
+    pub(crate) fn context(&self) -> &SessionContext {
+        &self.0.0
+    }
+}
+
+impl Engine {
+    /// An engine over `lake`.
+    ///
+    /// # Errors
+    /// If the spill folder cannot be used.
+    pub fn new(lake: Lake, settings: EngineSettings) -> Result<Self> {
+        let failed = |e: DataFusionError| EngineError::Run { source: Box::new(e) };
+        std::fs::create_dir_all(&settings.spill_dir).map_err(|e| failed(e.into()))?;
+        // Sorts and joins share fairly, so that one does not starve the other; the tracker names who held what.
+        let pool = TrackConsumersPool::new(FairSpillPool::new(settings.memory_limit), std::num::NonZeroUsize::MIN);
+        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![settings.spill_dir.clone()]));
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(pool))
+            .with_disk_manager_builder(disk)
+            .build_arc()
+            .map_err(failed)?;
+        Ok(Self { lake, runtime, settings, views: Arc::default() })
+    }
+
+    /// The same engine, with models that are kept as views.
+    #[must_use]
+    pub fn with_views(&self, views: BTreeMap<TableName, String>) -> Self {
+        Self { views: Arc::new(views), ..self.clone() }
+    }
+
+    /// The lake it reads.
+    pub fn lake(&self) -> &Lake {
+        &self.lake
+    }
+
+    /// Bytes of memory it may use.
+    pub fn memory_limit(&self) -> usize {
+        self.settings.memory_limit
+    }
+
+    pub(crate) fn failed(&self, error: DataFusionError) -> crate::Error {
+        // Our own errors travel through DataFusion as external ones.
+        if let DataFusionError::External(_) = error.find_root()
+            && let Some(text) = external(&error)
+        {
+            return text;
+        }
+        EngineError::from_datafusion(error, self.settings.memory_limit).into()
+    }
+
+    pub(crate) fn session(&self, pinned: Pinned, versions: VersionPlanner, listed: BTreeMap<String, Vec<String>>) -> Session {
+        let mut config = SessionConfig::new()
+            .with_default_catalog_and_schema("datafusion", "public")
+            .with_create_default_catalog_and_schema(false)
+            .with_information_schema(!listed.is_empty())
+            .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
+            .set_bool("datafusion.execution.parquet.pushdown_filters", true)
+            .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false)
+            .set_bool("datafusion.sql_parser.parse_float_as_decimal", true)
+            .set_str("datafusion.execution.time_zone", "+00:00")
+            // Sort-merge joins spill, hash joins do not; a hash join is still taken where a side is small.
+            .set_u64("datafusion.execution.sort_spill_reservation_bytes", (self.settings.memory_limit as u64 / 32).clamp(1 << 20, 10 << 20));
+        if self.settings.target_partitions > 0 {
+            config = config.with_target_partitions(self.settings.target_partitions);
+        }
+        let names = Arc::new(Names {
+            lake: self.lake.clone(),
+            pinned,
+            views: Arc::clone(&self.views),
+            context: OnceLock::new(),
+        });
+        let state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_default_features()
+            .build();
+        let context = SessionContext::new_with_state(state);
+        context.register_catalog("datafusion", Arc::new(LakeCatalog { names: Arc::clone(&names), listed }));
+        let registered = context.register_relation_planner(Arc::new(versions));
+        debug_assert!(registered.is_ok(), "a fresh session takes a relation planner");
+        let session = Arc::new(parking::Session(context));
+        let set = names.context.set(Arc::downgrade(&session));
+        debug_assert!(set.is_ok(), "a fresh session has no context yet");
+        Session(session)
+    }
+
+    /// Plans one SELECT. `pinned` tables are read at the versions given, all others at their newest.
+    pub(crate) async fn plan(&self, sql: &str, pinned: Pinned) -> Result<(Session, LogicalPlan)> {
+        let statement = parse(sql).map_err(|e| self.failed(e))?;
+        let wanted = travel::wanted(&statement)?;
+        let listed = if mentions_names(sql) { self.listed().await? } else { BTreeMap::new() };
+        // Old versions are scanned with a session of their own; all sessions share one runtime.
+        let scratch = self.session(Arc::clone(&pinned), VersionPlanner::default(), BTreeMap::new());
+        let mut versions = HashMap::new();
+        for (name, at) in wanted {
+            let opened = match &at {
+                At::Version(version) => self.lake.table_at(&name, *version).await,
+                At::Instant(instant) => self.lake.table_as_of(&name, *instant).await,
+            };
+            let table = opened.map_err(|e| EngineError::Version {
+                table: name.to_string(),
+                version: match &at {
+                    At::Version(version) => format!("version {version}"),
+                    At::Instant(instant) => instant.to_rfc3339(),
+                },
+                why: e.why().unwrap_or_else(|| e.to_string()),
+            })?;
+            let provider = table.provider(&scratch.context().state()).await?;
+            versions.insert((name, at), provider);
+        }
+        let session = self.session(pinned, VersionPlanner(versions), listed);
+        let plan = session.context().state().statement_to_plan(statement).await.map_err(|e| self.failed(e))?;
+        SQLOptions::new()
+            .with_allow_ddl(false)
+            .with_allow_dml(false)
+            .with_allow_statements(false)
+            .verify_plan(&plan)
+            .map_err(|e| EngineError::NotSelect { why: e.strip_backtrace() })?;
+        Ok((session, plan))
+    }
+
+    /// Starts one SELECT over the newest versions.
+    pub async fn query(&self, sql: &str) -> Result<Rows> {
+        self.query_pinned(sql, Pinned::default()).await
+    }
+
+    /// Starts one SELECT; `pinned` tables are read at the versions given.
+    pub async fn query_pinned(&self, sql: &str, pinned: Pinned) -> Result<Rows> {
+        let (session, plan) = self.plan(sql, pinned).await?;
+        self.start(session, plan).await
+    }
+
+    pub(crate) async fn start(&self, session: Session, plan: LogicalPlan) -> Result<Rows> {
+        let frame = DataFrame::new(session.context().state(), plan);
+        let stream = frame.execute_stream().await.map_err(|e| self.failed(e))?;
+        Ok(Rows { schema: stream.schema(), stream, limit: self.settings.memory_limit, _session: session.0 })
+    }
+
+    async fn listed(&self) -> Result<BTreeMap<String, Vec<String>>> {
+        let mut listed: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for name in self.lake.tables().await?.into_iter().chain(self.views.keys().cloned()) {
+            listed.entry(name.schema).or_default().push(name.table);
+        }
+        Ok(listed)
+    }
+}
+
+/// One of our own errors that came back through DataFusion.
+fn external(error: &DataFusionError) -> Option<crate::Error> {
+    #[derive(Debug, thiserror::Error)]
+    #[error("{what}")]
+    struct Carried {
+        what: String,
+        code: &'static str,
+        why: Option<String>,
+        fix: Option<String>,
+        place: Option<String>,
+    }
+    impl crate::Explain for Carried {
+        fn code(&self) -> &'static str {
+            self.code
+        }
+
+        fn why(&self) -> Option<String> {
+            self.why.clone()
+        }
+
+        fn fix(&self) -> Option<String> {
+            self.fix.clone()
+        }
+
+        fn place(&self) -> Option<String> {
+            self.place.clone()
+        }
+    }
+    let DataFusionError::External(inner) = error.find_root() else { return None };
+    let ours = inner.downcast_ref::<crate::Error>()?;
+    Some(
+        Carried {
+            what: ours.to_string(),
+            code: ours.code(),
+            why: ours.why(),
+            fix: ours.explain().fix(),
+            place: ours.explain().place(),
+        }
+        .into(),
+    )
+}
+
+/// Whether a statement asks for the names of tables, which costs a listing.
+fn mentions_names(sql: &str) -> bool {
+    let sql = sql.to_lowercase();
+    sql.contains("information_schema") || sql.trim_start().starts_with("show") || sql.trim_start().starts_with("describe")
+}
+
+/// Parses exactly one statement.
+pub(crate) fn parse(sql: &str) -> datafusion::error::Result<Statement> {
+    let dialect = LakeDialect::default();
+    let mut statements = DFParserBuilder::new(sql).with_dialect(&dialect).build()?.parse_statements()?;
+    match (statements.pop_front(), statements.len()) {
+        (Some(statement), 0) => Ok(statement),
+        (None, _) => datafusion::common::plan_err!("there is no statement in the text"),
+        _ => datafusion::common::plan_err!("there is more than one statement in the text"),
+    }
+}
