@@ -1,9 +1,12 @@
 //! SQL over the lake: DataFusion with the lake's tables as its catalogue, old versions by `VERSION AS OF`, and a
 //! memory limit beyond which it spills to disk.
 mod catalog;
+mod digest;
 mod error;
 mod session;
 mod travel;
 
+pub(crate) use digest::row_digest;
 pub use error::EngineError;
+pub(crate) use session::Session;
 pub use session::{Engine, EngineSettings, Pinned, Rows};

@@ -135,6 +135,22 @@ impl Engine {
         self.settings.memory_limit
     }
 
+    pub(crate) fn spill_dir(&self) -> &std::path::Path {
+        &self.settings.spill_dir
+    }
+
+    /// A session for work on one table: joins that spill, nothing pinned.
+    pub(crate) fn bare_session(&self) -> Session {
+        let session = self.session(Pinned::default(), VersionPlanner::default(), BTreeMap::new());
+        let state = session.context().state_ref();
+        let mut state = state.write();
+        let options = state.config_mut().options_mut();
+        // A hash join holds one side in memory; a sort-merge join spills.
+        options.optimizer.prefer_hash_join = false;
+        drop(state);
+        session
+    }
+
     pub(crate) fn failed(&self, error: DataFusionError) -> crate::Error {
         // Our own errors travel through DataFusion as external ones.
         if let DataFusionError::External(_) = error.find_root()

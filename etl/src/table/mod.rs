@@ -8,10 +8,12 @@ mod error;
 mod lake;
 mod snapshot;
 mod stats;
+mod upsert;
 mod write;
 
 pub use commit::{Commit, Committed, Guard, Operation};
 pub use error::TableError;
 pub use lake::{Lake, S3Settings, TableName};
 pub use snapshot::{Field, HistoryEntry, Table, TableFile};
+pub use upsert::{Staged, UpsertOutcome, upsert};
 pub use write::{FileWriter, WriteOptions, write_file, writer_properties};
