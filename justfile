@@ -1,0 +1,42 @@
+# Ten verbs. `just VERB`; each is one line that also works without just.
+
+# The whole gate, as CI runs it: format, lints, build, tests with real services, docs.
+check:
+    .ci/run
+
+# All tests, on embedded parts; real services are used where TIDEMILL_TEST_… says where they are.
+test *ARGS:
+    cargo test {{ARGS}}
+
+# The tests that are a tour of the product, one after the other, saying what they do.
+tour *ARGS:
+    cargo test -p tidemill --test '*' -- --test-threads=1 --nocapture {{ARGS}}
+
+# The scheduler and the pipelines under crashes and a fake clock: `just sim --seed 7 --steps 400`.
+sim *ARGS:
+    cargo run --release -- sim {{ARGS}}
+
+# How fast it is.
+bench *ARGS:
+    cargo bench --workspace {{ARGS}}
+
+# The real parts in containers: `just up`, `just up tools`, `just up tools cdc`.
+up *PROFILES:
+    for profile in {{PROFILES}}; do profiles="${profiles:-} --profile $profile"; done; docker compose ${profiles:-} up --build --wait
+
+# Stops them; what they stored stays.
+down:
+    docker compose --profile '*' down
+
+# The whole main job on embedded parts, from nothing.
+demo *ARGS:
+    cargo run --release -- demo {{ARGS}}
+
+# Formats, and mends what lints can mend.
+fix:
+    cargo clippy --fix --allow-dirty --allow-staged --workspace --all-features --all-targets
+    cargo fmt --all
+
+# The code's documentation, opened in a browser.
+docs:
+    cargo doc --workspace --all-features --no-deps --open
