@@ -1,0 +1,152 @@
+//! The JSON Schema of a DAG file, for editors: completion and checks while typing.
+use serde_json::{Map, Value, json};
+
+use super::{KeySpec, KindSpec, ParamType, Shape};
+use crate::rule::RULES;
+
+/// Returns the JSON Schema (draft 2020-12) of a DAG file whose tasks are of these kinds.
+pub fn schema(kinds: &[KindSpec]) -> Value {
+    let generic = generic_task_keys(kinds);
+    let by_kind: Vec<Value> = kinds.iter().map(|kind| of_kind(kind, &generic)).collect();
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A Tidemill DAG",
+        "description": "dags/NAME.toml: what runs when",
+        "type": "object",
+        "required": ["tasks"],
+        "additionalProperties": false,
+        "properties": {
+            "description": text("One line for people"),
+            "tags": {"description": "Words to find it by", "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+            "max_active_runs": {"type": "integer", "minimum": 1, "default": 1, "description": "How many of its runs may be under way at once"},
+            "triggers": {"type": "array", "items": {"oneOf": triggers()}, "description": "What starts runs"},
+            "params": {"type": "object", "propertyNames": name(), "additionalProperties": param(), "description": "What a run can be given"},
+            "defaults": {"type": "object", "additionalProperties": false, "properties": retry_keys(), "description": "For tasks that do not say otherwise"},
+            "tasks": {
+                "type": "object",
+                "minProperties": 1,
+                "propertyNames": name(),
+                "description": "The tasks by name",
+                "additionalProperties": {
+                    "type": "object",
+                    "required": ["kind"],
+                    "properties": {"kind": {"enum": names}},
+                    "allOf": by_kind,
+                },
+            },
+        },
+        "$defs": {
+            "duration": {"type": "string", "pattern": "^\\s*([0-9]+\\s*(ms|s|m|h|d|w)\\s*)+$", "examples": ["30s", "1h30m"]},
+            "template": {"type": "string", "pattern": "\\{\\{|\\{%"},
+        },
+    })
+}
+
+fn text(about: &str) -> Value {
+    json!({"type": "string", "description": about})
+}
+
+fn name() -> Value {
+    json!({"pattern": "^[A-Za-z0-9_][A-Za-z0-9_-]{0,63}$"})
+}
+
+fn duration(about: &str) -> Value {
+    json!({"$ref": "#/$defs/duration", "description": about})
+}
+
+fn triggers() -> Value {
+    json!([
+        {
+            "type": "object", "required": ["kind", "path"], "additionalProperties": false, "title": "A file that arrives",
+            "properties": {
+                "kind": {"const": "file"},
+                "path": text("The pattern, relative to the project folder"),
+                "param": text("The param of the run that gets the path"),
+                "settle": duration("For how long size and modification time must be unchanged (default 2s)"),
+                "batch": {"enum": ["each"], "default": "each", "description": "Each file starts one run"},
+            },
+        },
+        {
+            "type": "object", "required": ["kind", "cron"], "additionalProperties": false, "title": "The clock",
+            "properties": {
+                "kind": {"const": "cron"},
+                "cron": text("Five fields (minute hour day-of-month month day-of-week), six with seconds first, or @daily and the like"),
+                "timezone": {"type": "string", "default": "UTC", "description": "An IANA time zone"},
+                "start": text("The earliest start of an interval"),
+                "catch_up": {"type": "boolean", "default": false, "description": "Whether missed intervals are made up for"},
+            },
+        },
+        {
+            "type": "object", "required": ["kind"], "additionalProperties": false, "title": "Whenever no run is under way",
+            "properties": {"kind": {"const": "continuous"}},
+        },
+    ])
+}
+
+fn param() -> Value {
+    let types: Vec<&str> = ParamType::ALL.iter().map(|(name, _)| *name).collect();
+    json!({
+        "type": "object", "additionalProperties": false,
+        "properties": {
+            "type": {"enum": types, "default": "string"},
+            "default": {"description": "Used when a run is not given one; without it the param is required"},
+            "about": text("One line for people"),
+        },
+    })
+}
+
+fn retry_keys() -> Value {
+    json!({
+        "retries": {"type": "integer", "minimum": 0, "default": 0, "description": "Attempts after the first"},
+        "retry_delay": duration("Wait before the second attempt; it doubles from there (default 5s)"),
+        "retry_max_delay": duration("The longest wait (default 1h)"),
+        "timeout": duration("The longest an attempt may take"),
+    })
+}
+
+fn generic_task_keys(kinds: &[KindSpec]) -> Map<String, Value> {
+    let rules: Vec<&str> = RULES.iter().map(|(name, _)| *name).collect();
+    let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
+    let mut keys = retry_keys().as_object().cloned().unwrap_or_default();
+    keys.insert("kind".to_owned(), json!({"enum": names}));
+    keys.insert("after".to_owned(), json!({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}], "description": "The tasks it comes after"}));
+    keys.insert("trigger_rule".to_owned(), json!({"enum": rules, "default": "all_success", "description": "When it starts, given how the tasks before it ended"}));
+    keys.insert("about".to_owned(), text("One line for people"));
+    keys
+}
+
+fn of_kind(kind: &KindSpec, generic: &Map<String, Value>) -> Value {
+    let mut properties = generic.clone();
+    for key in kind.keys {
+        properties.insert(key.name.to_owned(), setting(key));
+    }
+    let required: Vec<&str> = kind.keys.iter().filter(|key| key.required).map(|key| key.name).collect();
+    json!({
+        "if": {"properties": {"kind": {"const": kind.name}}, "required": ["kind"]},
+        "then": {"description": kind.about, "properties": properties, "required": required, "additionalProperties": false},
+    })
+}
+
+fn setting(key: &KeySpec) -> Value {
+    let plain = match key.shape {
+        Shape::Text => json!({"type": "string"}),
+        Shape::Integer => json!({"type": "integer"}),
+        Shape::Number => json!({"type": "number"}),
+        Shape::Boolean => json!({"type": "boolean"}),
+        Shape::Duration => json!({"$ref": "#/$defs/duration"}),
+        Shape::ListOfText => json!({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}),
+        Shape::Table => json!({"type": "object"}),
+        Shape::Any => json!({}),
+    };
+    let mut about = key.about.to_owned();
+    if let Some(default) = key.default {
+        about = format!("{about} (default {default})");
+    }
+    if matches!(key.shape, Shape::Text | Shape::Any | Shape::ListOfText) {
+        let mut plain = plain;
+        plain["description"] = Value::String(about);
+        return plain;
+    }
+    json!({"anyOf": [plain, {"$ref": "#/$defs/template"}], "description": about})
+}

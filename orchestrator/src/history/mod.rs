@@ -1,0 +1,336 @@
+//! What happened, durable. The history is the only state of the orchestrator: everything else can be lost with the process.
+pub mod memory;
+pub mod sqlite;
+mod step;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde_json::{Map, Value};
+
+use crate::dag::Dag;
+use crate::owner::{Owner, OwnerRecord};
+use crate::run::{Attempt, Cause, Interval, Run, RunState, RunStep, TaskInstance, TaskStep};
+use crate::task::TaskError;
+use crate::trigger::FileId;
+
+/// A history that cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum HistoryError {
+    /// It cannot be opened.
+    #[error("the run history `{path}` cannot be opened")]
+    Open {
+        /// Where it is.
+        path: String,
+        /// The store's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It was written by a newer version.
+    #[error("the run history `{path}` has format {found}, this version knows formats up to {known}")]
+    Newer {
+        /// Where it is.
+        path: String,
+        /// Its format.
+        found: i64,
+        /// The newest format known here.
+        known: i64,
+    },
+    /// A read or write failed.
+    #[error("the run history cannot be {doing}")]
+    Store {
+        /// "read" or "written".
+        doing: &'static str,
+        /// The store's reason.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl HistoryError {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Open { .. } => "D0103",
+            Self::Newer { .. } => "D0104",
+            Self::Store { .. } => "D0106",
+        }
+    }
+
+    /// What a person can do about it.
+    pub fn fix(&self) -> Option<String> {
+        Some(match self {
+            Self::Open { .. } => {
+                "check that the folder exists and may be written, and that the file is a history".to_owned()
+            }
+            Self::Newer { .. } => "use the version of Tidemill that wrote it, or a newer one".to_owned(),
+            Self::Store { .. } => {
+                "check free space and rights of the folder; what was running goes on at the next start".to_owned()
+            }
+        })
+    }
+}
+
+/// A run to be made.
+#[derive(Debug, Clone)]
+pub struct NewRun {
+    /// Its id.
+    pub id: String,
+    /// The DAG.
+    pub dag: String,
+    /// What it shall be the only run of, if anything.
+    pub key: Option<String>,
+    /// Why. A [`Cause::File`] is recorded as an arrival in the same transaction; a [`Cause::Cron`] moves its trigger on.
+    pub cause: Cause,
+    /// The time it covers.
+    pub interval: Option<Interval>,
+    /// What it is given.
+    pub params: Map<String, Value>,
+    /// Flags.
+    pub options: Map<String, Value>,
+    /// Whether it belongs to the one who makes it, or to whoever takes it.
+    pub owned: bool,
+}
+
+/// One change of the history.
+#[derive(Debug, Clone)]
+pub enum Change {
+    /// A cron trigger is seen for the first time. Refused if it was seen before.
+    Meet {
+        /// The DAG.
+        dag: String,
+        /// Which trigger of the DAG, from 0.
+        trigger: u32,
+    },
+    /// A run is made, queued. Refused if its id, its key or its file has one already.
+    Create(Box<NewRun>),
+    /// The run belongs to the one who writes. Refused if its owner is not `from` any more, or it ended.
+    Claim {
+        /// The run.
+        run: String,
+        /// Whose it was.
+        from: Option<String>,
+    },
+    /// The run begins, with this definition and these params, and gets its tasks. Refused if not the owner's, or not queued.
+    Begin {
+        /// The run.
+        run: String,
+        /// The definition, pinned for the run's life.
+        definition: Arc<Dag>,
+        /// All params with their values.
+        params: Map<String, Value>,
+    },
+    /// A task changes. Refused if the run is not the owner's, if the step is not in the table, or if it is about another attempt than the current
+    /// one (`Start`: than the next one).
+    Task(Box<TaskChange>),
+    /// The run ends. Refused if not the owner's, or if the step is not in the table.
+    End {
+        /// The run.
+        run: String,
+        /// How.
+        step: RunStep,
+        /// Why it could not begin.
+        error: Option<TaskError>,
+    },
+}
+
+/// What happens to a task.
+#[derive(Debug, Clone)]
+pub struct TaskChange {
+    /// The run.
+    pub run: String,
+    /// The task.
+    pub task: String,
+    /// What happens.
+    pub step: TaskStep,
+    /// The attempt it is about; 0 if there is none.
+    pub attempt: u32,
+    /// When the next attempt may start, with `Retry`.
+    pub retry_at: Option<DateTime<Utc>>,
+    /// What it did.
+    pub summary: String,
+    /// What it hands on.
+    pub result: Value,
+    /// How it failed.
+    pub error: Option<TaskError>,
+}
+
+impl TaskChange {
+    /// A step with nothing to say about it.
+    pub fn plain(run: &str, task: &str, step: TaskStep, attempt: u32) -> Self {
+        Self {
+            run: run.to_owned(),
+            task: task.to_owned(),
+            step,
+            attempt,
+            retry_at: None,
+            summary: String::new(),
+            result: Value::Null,
+            error: None,
+        }
+    }
+}
+
+/// A run under way or queued, with its tasks.
+#[derive(Debug, Clone)]
+pub struct ActiveRun {
+    /// The run.
+    pub run: Run,
+    /// Its pinned definition, once it has begun.
+    pub definition: Option<Arc<Dag>>,
+    /// Its tasks, once it has begun.
+    pub tasks: Vec<TaskInstance>,
+}
+
+/// How far a cron trigger is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// When it was first seen.
+    pub first_seen: DateTime<Utc>,
+    /// Where the interval of its last run ended.
+    pub last_end: Option<DateTime<Utc>>,
+}
+
+/// The last runs of a DAG, as far as a continuous trigger needs to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastRun {
+    /// When the last run ended.
+    pub ended_at: DateTime<Utc>,
+    /// How many runs failed in a row, counting back from the last; counted up to ten.
+    pub failures: u32,
+}
+
+/// Everything a decision needs from the history.
+#[derive(Debug, Clone, Default)]
+pub struct HistoryView {
+    /// Runs that have not ended, oldest first.
+    pub runs: Vec<ActiveRun>,
+    /// Cron triggers by DAG and number.
+    pub seen: BTreeMap<(String, u32), Seen>,
+    /// The last run of each DAG that was asked about.
+    pub last: BTreeMap<String, LastRun>,
+}
+
+/// Which runs to list.
+#[derive(Debug, Clone, Default)]
+pub struct RunFilter {
+    /// Only of this DAG.
+    pub dag: Option<String>,
+    /// Only in this state.
+    pub state: Option<RunState>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// The durable record of runs.
+///
+/// Contract (suite: `testkit::history_contract`):
+/// 1. [`History::apply`] is one transaction: after a crash all of its accepted changes are there, or none. When it returns, they are durable.
+/// 2. Changes are judged in order, each against the state the earlier ones left. A refused change changes nothing and does not keep the others from
+///    happening.
+/// 3. Nothing that belongs to another owner changes (except by `Claim`, which names the owner it expects), and no ended run or task ever does. So a
+///    process that lost its runs cannot write about them, however late it wakes.
+/// 4. A key, and a file (path, size, modification time) of a DAG, has at most one run.
+/// 5. What another process wrote is seen by the next read.
+///
+/// Calls block (they wait for a disk); async callers move them to a blocking thread.
+pub trait History: Send + Sync {
+    /// Applies changes in order in one transaction; says for each whether it was accepted.
+    ///
+    /// # Errors
+    /// If the store fails; then nothing has changed.
+    fn apply(&self, owner: &str, now: DateTime<Utc>, changes: &[Change]) -> Result<Vec<bool>, HistoryError>;
+
+    /// Returns what has not ended, and the last run of each of the DAGs named.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn view(&self, last_of: &[String]) -> Result<HistoryView, HistoryError>;
+
+    /// Returns those of the files that have no run of that DAG yet, in the same order.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn unseen(&self, dag: &str, files: &[FileId]) -> Result<Vec<FileId>, HistoryError>;
+
+    /// Records that an owner is alive until `lease_until`.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn heartbeat(&self, owner: &Owner, lease_until: DateTime<Utc>) -> Result<(), HistoryError>;
+
+    /// Records that an owner has stopped driving runs.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn retire(&self, owner: &str) -> Result<(), HistoryError>;
+
+    /// Returns the owners of runs that have not ended, as far as they are known.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn owners(&self) -> Result<Vec<OwnerRecord>, HistoryError>;
+
+    /// Lists runs, newest first.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn runs(&self, filter: &RunFilter) -> Result<Vec<Run>, HistoryError>;
+
+    /// Returns a run.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn run(&self, id: &str) -> Result<Option<Run>, HistoryError>;
+
+    /// Returns the tasks of a run, in the order of its DAG.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn tasks(&self, run: &str) -> Result<Vec<TaskInstance>, HistoryError>;
+
+    /// Returns the attempts of a run, by task and number.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn attempts(&self, run: &str) -> Result<Vec<Attempt>, HistoryError>;
+
+    /// Returns the pinned definition of a run, once it has begun.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn definition(&self, run: &str) -> Result<Option<Arc<Dag>>, HistoryError>;
+
+    /// Hands a run over to whichever scheduler serves this history; it begins within a quarter of a second if one does. Returns the run's id.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn enqueue(
+        &self,
+        dag: &str,
+        params: Map<String, Value>,
+        options: Map<String, Value>,
+        by: &str,
+        now: DateTime<Utc>,
+    ) -> Result<String, HistoryError> {
+        // Another run of the same instant may have the same id: then the next number is tried.
+        for attempt in 0_u32.. {
+            let id = crate::run::run_id(dag, now, &format!("{by} {} {attempt}", std::process::id()));
+            let new = NewRun {
+                id: id.clone(),
+                dag: dag.to_owned(),
+                key: None,
+                cause: Cause::Manual { by: by.to_owned() },
+                interval: None,
+                params: params.clone(),
+                options: options.clone(),
+                owned: false,
+            };
+            if self.apply("", now, &[Change::Create(Box::new(new))])?.first() == Some(&true) {
+                return Ok(id);
+            }
+        }
+        Ok(String::new())
+    }
+}

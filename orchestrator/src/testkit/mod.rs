@@ -1,0 +1,1 @@
+//! Fake clock, scripted tasks, contract suites and the simulator; always compiled, no feature.
