@@ -8,5 +8,5 @@ mod travel;
 
 pub(crate) use digest::row_digest;
 pub use error::EngineError;
-pub(crate) use session::Session;
+pub(crate) use session::{Session, parse};
 pub use session::{Engine, EngineSettings, Pinned, Rows};

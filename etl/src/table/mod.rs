@@ -8,6 +8,7 @@ mod error;
 mod lake;
 mod snapshot;
 mod stats;
+mod storable;
 mod upsert;
 mod write;
 
@@ -15,5 +16,6 @@ pub use commit::{Commit, Committed, Guard, Operation};
 pub use error::TableError;
 pub use lake::{Lake, S3Settings, TableName};
 pub use snapshot::{Field, HistoryEntry, Table, TableFile};
+pub use storable::{storable, to_storable};
 pub use upsert::{Staged, UpsertOutcome, upsert};
 pub use write::{FileWriter, WriteOptions, write_file, writer_properties};

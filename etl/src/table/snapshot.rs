@@ -90,6 +90,16 @@ impl Table {
         self.delta.log_store()
     }
 
+    /// The table's own id, which a table made anew under the same name does not share.
+    pub fn id(&self) -> String {
+        self.delta.snapshot().map(|state| state.metadata().id().to_owned()).unwrap_or_default()
+    }
+
+    pub(crate) fn metadata(&self) -> Result<deltalake::kernel::Metadata> {
+        let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
+        Ok(state.metadata().clone())
+    }
+
     /// Moves on to the newest version.
     pub async fn refresh(&mut self) -> Result<()> {
         self.delta.update_state().await.map_err(|e| TableError::delta("read", &self.name, e))?;
