@@ -10,6 +10,7 @@ pub mod record;
 pub mod sink;
 pub mod source;
 pub mod table;
+pub mod testkit;
 pub mod topic;
 
 pub use error::{Error, Explain, Result, Retry};

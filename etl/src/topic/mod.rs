@@ -1,4 +1,7 @@
-//! Topics behind one contract: the embedded SQLite file and Apache Kafka.
+//! Topics behind one contract: the embedded `SQLite` file and Apache Kafka.
+//!
+//! [`embedded`] needs nothing but a path; [`kafka`] (feature `kafka`) needs brokers. Both pass
+//! `testkit::topic_contract`, so that `broker = "kafka://…"` is the whole change when one machine is too small.
 use async_trait::async_trait;
 use serde::Serialize;
 
@@ -6,6 +9,17 @@ use crate::error::Result;
 use crate::position::{Bounds, Offset, TopicPartition};
 use crate::record::NewRecord;
 use crate::source::Source;
+
+pub mod embedded;
+mod error;
+#[cfg(feature = "kafka")]
+pub mod kafka;
+mod name;
+mod partitioner;
+
+pub use embedded::EmbeddedTopics;
+pub use error::BrokerError;
+pub use partitioner::partition_of;
 
 /// A topic as `topics list` shows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -41,7 +55,7 @@ pub trait Broker: Send + Sync {
     /// Creates a topic; an existing one is left as it is. Returns whether it was created.
     async fn create(&self, topic: &str, partitions: i32) -> Result<bool>;
 
-    /// What can be read of each partition of `topic`, by partition.
+    /// What committed readers can read of each partition of `topic`, by partition.
     ///
     /// # Errors
     /// If there is no such topic.
@@ -49,6 +63,10 @@ pub trait Broker: Send + Sync {
 
     /// The first offset of each partition whose timestamp is at or after `timestamp_ms`; its end if there is none.
     async fn offsets_at(&self, topic: &str, timestamp_ms: i64) -> Result<Vec<Offset>>;
+
+    /// Deletes the records of a partition before `offset`: retention by hand. Returns the earliest offset left.
+    /// An offset past the end deletes all there is.
+    async fn delete_before(&self, partition: &TopicPartition, offset: Offset) -> Result<Offset>;
 
     /// Opens a reader over exactly these partitions. If every assignment has an end, the reader ends there.
     async fn source(&self, assignments: &[Assignment]) -> Result<Box<dyn Source>>;
@@ -70,6 +88,10 @@ pub trait Publisher: Send {
     async fn stage(&mut self, topic: &str, records: Vec<NewRecord>) -> Result<()>;
 
     /// Shows everything staged together with `progress`, or none of it.
+    ///
+    /// # Errors
+    /// Any error leaves nothing staged. If the outcome is unknown ([`BrokerError::CommitUnknown`]) or a newer holder
+    /// took over ([`BrokerError::Fenced`]), open the publisher again: its progress tells what happened.
     async fn commit(&mut self, progress: &str) -> Result<()>;
 
     /// Throws away what was staged since the last commit.
