@@ -1,0 +1,12 @@
+//! Bytes to rows and rows to bytes.
+//!
+//! Every reader here works record by record and is poison-safe: a record that cannot be read is refused with a reason,
+//! and the rows before and after it are as if it had never been there.
+pub mod avro;
+mod column;
+mod decimal;
+mod error;
+mod instant;
+pub mod json;
+
+pub use error::SchemaError;
