@@ -5,6 +5,7 @@
 //! *unknown* and only the caller can tell what its own commit looks like (see [`commit`]).
 mod commit;
 mod error;
+mod evolve;
 mod lake;
 mod snapshot;
 mod stats;
@@ -14,6 +15,7 @@ mod write;
 
 pub use commit::{Commit, Committed, Guard, Operation};
 pub use error::TableError;
+pub use evolve::{evolve, project};
 pub use lake::{Lake, S3Settings, TableName};
 pub use snapshot::{Field, HistoryEntry, Table, TableFile};
 pub use storable::{storable, to_storable};

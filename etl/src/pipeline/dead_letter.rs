@@ -1,0 +1,153 @@
+//! The table of what could not become a row: kept whole, with its place and the reason.
+//!
+//! Layout of `bronze.dead_letters`: source (stream or task), topic_or_file, partition (NULL for files), offset_or_line,
+//! schema_id (NULL without one), reason (one word, to count by), detail (for a person), raw (the bytes), seen_at (UTC).
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use chrono::{DateTime, Utc};
+use deltalake::kernel::Action;
+use serde_json::json;
+use tokio::sync::Mutex;
+
+use super::error::LandingError;
+use crate::error::Result;
+use crate::table::{Commit, Lake, Table, TableName, write_file};
+
+/// One record or field that could not be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The stream or task that met it.
+    pub source: String,
+    /// Where it came from.
+    pub topic_or_file: String,
+    /// The partition; `None` for files.
+    pub partition: Option<i32>,
+    /// The offset, or the line from 1.
+    pub offset_or_line: i64,
+    /// The writer's schema, where the record named one.
+    pub schema_id: Option<i32>,
+    /// One word to count by.
+    pub reason: String,
+    /// What is wrong, for a person.
+    pub detail: String,
+    /// The bytes as they came.
+    pub raw: Vec<u8>,
+}
+
+/// The columns of the dead-letter table.
+pub fn dead_letter_schema() -> SchemaRef {
+    let column = |name: &str, data_type| Field::new(name, data_type, true);
+    Arc::new(Schema::new(vec![
+        column("source", DataType::Utf8),
+        column("topic_or_file", DataType::Utf8),
+        column("partition", DataType::Int32),
+        column("offset_or_line", DataType::Int64),
+        column("schema_id", DataType::Int32),
+        column("reason", DataType::Utf8),
+        column("detail", DataType::Utf8),
+        column("raw", DataType::Binary),
+        column("seen_at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
+    ]))
+}
+
+/// The dead-letter table and its one writer in this process.
+#[derive(Clone)]
+pub struct DeadLetters {
+    lake: Lake,
+    name: TableName,
+    table: Arc<Mutex<Option<Table>>>,
+}
+
+impl DeadLetters {
+    /// The table `name`; it is made when the first letter comes.
+    pub fn new(lake: Lake, name: TableName) -> Self {
+        Self { lake, name, table: Arc::default() }
+    }
+
+    /// Keeps `letters` exactly once. `progress` names what they belong to: (identity, value before, value after); a
+    /// letter is written only if the table's progress for its identity is still before `after`, so a batch that is
+    /// decoded again after a crash adds nothing.
+    ///
+    /// `identity_of` says which identity a letter belongs to, by its index in `progress`.
+    pub async fn keep(
+        &self,
+        letters: &[DeadLetter],
+        progress: &[(String, i64)],
+        identity_of: impl Fn(&DeadLetter) -> (usize, i64),
+        now: DateTime<Utc>,
+    ) -> Result<u64> {
+        if letters.is_empty() {
+            return Ok(0);
+        }
+        let mut guard = self.table.lock().await;
+        let mut table = match guard.take() {
+            Some(mut table) => {
+                table.refresh().await?;
+                table
+            }
+            None => self.lake.ensure(&self.name, &dead_letter_schema(), &[]).await?,
+        };
+        let mut commit = Commit::append(now);
+        let mut known = Vec::new();
+        for (app, after) in progress {
+            let found = table.txn(app).await?;
+            known.push(found);
+            commit.expected.push((app.clone(), found));
+            if found.is_none_or(|found| found < *after) {
+                commit.txns.push((app.clone(), *after));
+            }
+        }
+        let fresh: Vec<&DeadLetter> = letters
+            .iter()
+            .filter(|letter| {
+                let (index, position) = identity_of(letter);
+                known.get(index).copied().flatten().is_none_or(|next| position >= next)
+            })
+            .collect();
+        if !fresh.is_empty() {
+            let batch = rows(&fresh, now).map_err(|source| LandingError::Arrow { topic: self.name.to_string(), source })?;
+            commit.actions.extend(write_file(&table, &batch, now).await?.map(Action::Add));
+            commit.metrics = json!({ "numOutputRows": fresh.len() });
+            table.commit(commit).await?;
+        }
+        *guard = Some(table);
+        Ok(fresh.len() as u64)
+    }
+}
+
+fn rows(letters: &[&DeadLetter], now: DateTime<Utc>) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {
+    let mut source = StringBuilder::new();
+    let mut place = StringBuilder::new();
+    let mut partition = Int32Builder::new();
+    let mut offset = Int64Builder::new();
+    let mut schema_id = Int32Builder::new();
+    let mut reason = StringBuilder::new();
+    let mut detail = StringBuilder::new();
+    let mut raw = BinaryBuilder::new();
+    let mut seen_at = TimestampMicrosecondBuilder::new().with_timezone("UTC");
+    for letter in letters {
+        source.append_value(&letter.source);
+        place.append_value(&letter.topic_or_file);
+        partition.append_option(letter.partition);
+        offset.append_value(letter.offset_or_line);
+        schema_id.append_option(letter.schema_id);
+        reason.append_value(&letter.reason);
+        detail.append_value(&letter.detail);
+        raw.append_value(&letter.raw);
+        seen_at.append_value(now.timestamp_micros());
+    }
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(source.finish()),
+        Arc::new(place.finish()),
+        Arc::new(partition.finish()),
+        Arc::new(offset.finish()),
+        Arc::new(schema_id.finish()),
+        Arc::new(reason.finish()),
+        Arc::new(detail.finish()),
+        Arc::new(raw.finish()),
+        Arc::new(seen_at.finish()),
+    ];
+    RecordBatch::try_new(dead_letter_schema(), columns)
+}

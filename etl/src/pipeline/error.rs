@@ -1,0 +1,110 @@
+//! What can stop a landing.
+use crate::error::{Explain, Retry};
+use crate::position::TopicPartition;
+
+/// A failure of a stream. A bad record is not one: it becomes a dead letter.
+#[derive(Debug, thiserror::Error)]
+pub enum LandingError {
+    /// Retention deleted what was not read yet.
+    #[error("continue reading `{partition}`: offset {wanted} was deleted")]
+    Gap {
+        /// The partition.
+        partition: TopicPartition,
+        /// The next offset to read.
+        wanted: i64,
+        /// The first one left.
+        earliest: i64,
+    },
+    /// The table says more was read than the topic has.
+    #[error("continue reading `{partition}`: the table is at offset {wanted}, the topic ends at {end}")]
+    Ahead {
+        /// The partition.
+        partition: TopicPartition,
+        /// The next offset to read.
+        wanted: i64,
+        /// The topic's end.
+        end: i64,
+    },
+    /// There is no schema to make a table from.
+    #[error("land the topic `{topic}`: the subject `{subject}` has no schema")]
+    NoSchema {
+        /// The topic.
+        topic: String,
+        /// The subject looked up.
+        subject: String,
+    },
+    /// A schema in the registry is not Avro.
+    #[error("read the schema `{subject}`")]
+    BadSchema {
+        /// The subject, or `id n`.
+        subject: String,
+        /// Why not.
+        why: String,
+    },
+    /// The column that should give the event time is not there.
+    #[error("land the topic `{topic}`: its schema has no field `{field}` for the event time")]
+    NoEventTime {
+        /// The topic.
+        topic: String,
+        /// The field asked for.
+        field: String,
+    },
+    /// Arrow refused something that should fit.
+    #[error("decode the topic `{topic}`")]
+    Arrow {
+        /// The topic.
+        topic: String,
+        /// The cause.
+        source: arrow::error::ArrowError,
+    },
+}
+
+impl Explain for LandingError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Gap { .. } => "L0203",
+            Self::Ahead { .. } => "L0204",
+            Self::NoSchema { .. } => "L0205",
+            Self::BadSchema { .. } => "L0206",
+            Self::NoEventTime { .. } => "L0207",
+            Self::Arrow { .. } => "L0208",
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        Retry::AfterPerson
+    }
+
+    fn place(&self) -> Option<String> {
+        match self {
+            Self::Gap { partition, .. } | Self::Ahead { partition, .. } => {
+                Some(format!("topic `{}`, partition {}", partition.topic, partition.partition))
+            }
+            _ => None,
+        }
+    }
+
+    fn why(&self) -> Option<String> {
+        match self {
+            Self::Gap { wanted, earliest, .. } => Some(format!(
+                "the earliest offset left is {earliest}; retention removed {} records we had not read",
+                earliest - wanted
+            )),
+            Self::Ahead { .. } => Some("the topic was deleted and made anew, or this is another cluster".to_owned()),
+            Self::BadSchema { why, .. } => Some(why.clone()),
+            _ => None,
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        match self {
+            Self::Gap { .. } => Some("restore the topic, or accept the loss with `on_gap = \"record\"` on the task".to_owned()),
+            Self::Ahead { .. } => Some("give the stream a new name, so that it starts a history of its own".to_owned()),
+            Self::NoSchema { subject, .. } => {
+                Some(format!("register one: `tidemill schemas add {subject} FILE`, or map the topic under [schemas.subjects]"))
+            }
+            Self::NoEventTime { .. } => Some("name another field as `event_time`, or leave the setting out".to_owned()),
+            _ => None,
+        }
+    }
+}
