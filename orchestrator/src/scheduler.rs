@@ -22,7 +22,7 @@ use crate::history::{Change, History, HistoryError, HistoryView, NewRun};
 use crate::owner::{HEARTBEAT, LEASE, Owner};
 use crate::plan::{Action, Arrived, Ended, Scope, Situation, decide, why_queued};
 use crate::run::{Cause, Run, RunState, RunStep, TaskInstance, TaskState, TaskStep, run_id};
-use crate::task::{TaskError, TaskFactory};
+use crate::task::{Retry, TaskError, TaskFactory};
 use crate::trigger::{FileId, Watch, list};
 use crate::worker::{Worker, log_path};
 
@@ -238,6 +238,13 @@ pub fn report(history: &dyn History, log_dir: &std::path::Path, run: &str) -> Re
     Ok(RunReport { run: record, tasks, found_rows })
 }
 
+/// An attempt under way here.
+struct Live {
+    attempt: u32,
+    token: CancellationToken,
+    task: tokio::task::Id,
+}
+
 /// One owner at work.
 struct Driver<'s> {
     scheduler: &'s Scheduler,
@@ -246,7 +253,7 @@ struct Driver<'s> {
     worker: Worker,
     events: Option<mpsc::Sender<RunEvent>>,
     running: JoinSet<Ended>,
-    live: BTreeMap<(String, String), CancellationToken>,
+    live: BTreeMap<(String, String), Live>,
     ended: Vec<Ended>,
     watches: BTreeMap<(String, usize), (String, Watch)>,
     arrived: Vec<Arrived>,
@@ -334,8 +341,16 @@ impl<'s> Driver<'s> {
     fn note(&mut self, joined: Result<Ended, tokio::task::JoinError>) {
         match joined {
             Ok(ended) => self.ended.push(ended),
-            // The worker catches what tasks do; this would be a bug in it. The attempt is then started again.
-            Err(error) => tracing::error!(%error, "an attempt ended without saying how"),
+            // The worker catches what tasks do; this is a bug in it.
+            Err(error) => {
+                tracing::error!(%error, "an attempt ended without saying how");
+                let lost = self.live.iter().find(|(_, live)| live.task == error.id());
+                if let Some(((run, task), live)) = lost {
+                    let how = TaskError::new("D0111", "the attempt panicked, which is a bug of Tidemill", Retry::Later);
+                    let (run, task, attempt) = (run.clone(), task.clone(), live.attempt);
+                    self.ended.push(Ended { run, task, attempt, how: Some(Err(how.why(error.to_string()))) });
+                }
+            }
         }
     }
 
@@ -410,10 +425,10 @@ impl<'s> Driver<'s> {
             .filter(|active| active.run.owner.as_ref() == Some(&self.owner.id))
             .map(|active| active.run.id.as_str())
             .collect();
-        for ((run, task), token) in &self.live {
-            if !mine.contains(run.as_str()) && !token.is_cancelled() {
+        for ((run, task), live) in &self.live {
+            if !mine.contains(run.as_str()) && !live.token.is_cancelled() {
                 tracing::warn!(run, task, "another process took the run over; stopping its task here");
-                token.cancel();
+                live.token.cancel();
             }
         }
     }
@@ -424,9 +439,10 @@ impl<'s> Driver<'s> {
                 let token = CancellationToken::new();
                 let (run, task, attempt, resumed) =
                     (work.run.id.clone(), work.task.id.clone(), work.attempt, work.resumed);
-                self.live.insert((run.clone(), task.clone()), token.clone());
+                let key = (run.clone(), task.clone());
                 self.send(RunEvent::TaskStarted { run, task, attempt, resumed }).await;
-                self.running.spawn(self.worker.clone().attempt(*work, token));
+                let handle = self.running.spawn(self.worker.clone().attempt(*work, token.clone()));
+                self.live.insert(key, Live { attempt, token, task: handle.id() });
             }
             Action::Record(Change::Create(new)) => {
                 // Refused means recorded before: either way nobody has to look at the file again.
@@ -569,7 +585,7 @@ impl<'s> Driver<'s> {
             if request.cancel.is_cancelled() && cancelled.insert(run.clone()) {
                 // Only the run asked for ends; one that was taken over is left to whoever comes next.
                 self.stopping = true;
-                self.live.values().for_each(CancellationToken::cancel);
+                self.live.values().for_each(|live| live.token.cancel());
             }
             let view = self.turn(&cancelled).await?;
             if !view.runs.iter().any(|active| active.run.id == run) {
@@ -613,7 +629,7 @@ impl<'s> Driver<'s> {
     /// Asks what runs to stop, records what is done, and says goodbye.
     async fn stop(&mut self) -> Result<(), OrchestratorError> {
         self.stopping = true;
-        self.live.values().for_each(CancellationToken::cancel);
+        self.live.values().for_each(|live| live.token.cancel());
         while let Some(joined) = self.running.join_next().await {
             self.note(joined);
         }

@@ -56,6 +56,9 @@ impl State {
                 }
                 free
             }),
+            Change::Begin { definition, .. } if self.running(&definition.id) >= definition.max_active_runs as usize => {
+                false
+            }
             Change::Begin { run, definition, params } => self.runs.get_mut(run).is_some_and(|record| {
                 let begun = step::step_run(&mut record.run, owner, now, RunStep::Begin, None);
                 if begun {
@@ -105,6 +108,10 @@ impl State {
         };
         self.runs.insert(new.id.clone(), record);
         true
+    }
+
+    fn running(&self, dag: &str) -> usize {
+        self.runs.values().filter(|record| record.run.dag == dag && record.run.state == RunState::Running).count()
     }
 
     fn in_order(&self) -> Vec<&Record> {

@@ -112,7 +112,8 @@ pub enum Change {
         /// Whose it was.
         from: Option<String>,
     },
-    /// The run begins, with this definition and these params, and gets its tasks. Refused if not the owner's, or not queued.
+    /// The run begins, with this definition and these params, and gets its tasks. Refused if not the owner's, if not queued, or if the
+    /// definition's `max_active_runs` are running already (two schedulers may decide at the same moment).
     Begin {
         /// The run.
         run: String,

@@ -329,6 +329,12 @@ fn begin(
     if !step::step_run(&mut record, owner, now, RunStep::Begin, None) {
         return Ok(false);
     }
+    let running: u32 = sql
+        .prepare_cached("SELECT count(*) FROM runs WHERE dag = ?1 AND state = 'running' AND ended_at IS NULL")?
+        .query_row([&definition.id], |row| row.get(0))?;
+    if running >= definition.max_active_runs {
+        return Ok(false);
+    }
     let revision = definition.revision();
     sql.prepare_cached("INSERT INTO definitions (revision, dag, definition_json, first_used) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
         .execute(params![revision, definition.id, json(definition.as_ref())?, micros(now)])?;

@@ -1,0 +1,354 @@
+//! The scheduler in a world of random crashes, slow processes, jumping clocks and unreliable tasks. Everything follows from the seed.
+use std::collections::{BTreeMap, BTreeSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::dag::{CronTrigger, Dag, Dags, FileTrigger, TaskDef, Trigger};
+use crate::history::memory::MemoryHistory;
+use crate::history::{Change, History, HistoryError, HistoryView};
+use crate::invariant::{Violation, check};
+use crate::plan::{Action, Arrived, Ended, Scope, Situation, decide};
+use crate::retry::RetryPolicy;
+use crate::rule::RULES;
+use crate::schedule::CronSchedule;
+use crate::task::{Outcome, Retry, TaskError};
+use crate::trigger::FileId;
+
+/// What a simulation did.
+#[derive(Debug, Clone, Default)]
+pub struct SimReport {
+    /// Runs made.
+    pub runs: usize,
+    /// Attempts started.
+    pub attempts: usize,
+    /// Processes that died.
+    pub crashes: usize,
+    /// What broke.
+    pub violations: Vec<Violation>,
+}
+
+/// Runs a world of `steps` random steps, then lets it come to rest. The same seed gives the same world.
+///
+/// # Errors
+/// If the history in memory fails, which it does not.
+pub fn sim(seed: u64, steps: u32) -> Result<SimReport, HistoryError> {
+    let mut world = World::new(seed);
+    for _ in 0..steps {
+        world.step()?;
+        if !world.report.violations.is_empty() {
+            return Ok(world.report);
+        }
+    }
+    world.rest()?;
+    Ok(world.report)
+}
+
+/// Numbers from a seed (splitmix64).
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % sides.max(1)
+    }
+
+    fn pick(&mut self, sides: usize) -> usize {
+        usize::try_from(self.roll(sides as u64)).unwrap_or_default()
+    }
+
+    fn small(&mut self, sides: u32) -> u32 {
+        u32::try_from(self.roll(u64::from(sides))).unwrap_or_default()
+    }
+
+    fn seconds(&mut self, below: u32) -> TimeDelta {
+        TimeDelta::seconds(i64::from(self.small(below)))
+    }
+}
+
+/// One process.
+struct Process {
+    id: String,
+    live: BTreeMap<(String, String), u32>,
+    ended: Vec<Ended>,
+    /// Looked at the history some time ago and has not decided yet.
+    stale: Option<HistoryView>,
+}
+
+struct World {
+    dice: Dice,
+    dags: Dags,
+    history: MemoryHistory,
+    now: DateTime<Utc>,
+    processes: Vec<Process>,
+    gone: BTreeSet<String>,
+    files: Vec<Arrived>,
+    born: u32,
+    report: SimReport,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut dice = Dice(seed);
+        let dags = (0..=dice.small(3)).map(|number| random_dag(number, &mut dice)).collect();
+        let now = DateTime::UNIX_EPOCH + TimeDelta::days(20_000) + dice.seconds(86_400);
+        let mut world = Self {
+            dice,
+            dags,
+            history: MemoryHistory::default(),
+            now,
+            processes: Vec::new(),
+            gone: BTreeSet::new(),
+            files: Vec::new(),
+            born: 0,
+            report: SimReport::default(),
+        };
+        for _ in 0..=world.dice.small(2) {
+            world.start();
+        }
+        world
+    }
+
+    fn start(&mut self) {
+        self.born += 1;
+        let id = format!("process-{}", self.born);
+        self.processes.push(Process { id, live: BTreeMap::new(), ended: Vec::new(), stale: None });
+    }
+
+    fn step(&mut self) -> Result<(), HistoryError> {
+        let who = self.dice.pick(self.processes.len());
+        match self.dice.roll(20) {
+            0 => {
+                let dead = self.processes.swap_remove(who);
+                self.gone.insert(dead.id);
+                self.report.crashes += 1;
+                self.start();
+            }
+            1 => {
+                // A clock jump, either way.
+                let by = self.dice.seconds(7_200) - TimeDelta::hours(1);
+                self.now += by;
+            }
+            2 | 3 => self.arrive(),
+            4 => {
+                let dags: Vec<String> = self.dags.iter().map(|dag| dag.id.clone()).collect();
+                let dag = &dags[self.dice.pick(dags.len())];
+                self.history.enqueue(
+                    dag,
+                    serde_json::Map::default(),
+                    serde_json::Map::default(),
+                    "somebody",
+                    self.now,
+                )?;
+            }
+            5 => self.processes[who].stale = Some(self.history.view(&self.continuous())?),
+            6..=11 => self.finish(who, false),
+            _ => {
+                self.now += self.dice.seconds(20);
+                self.turn(who)?;
+            }
+        }
+        self.judge()
+    }
+
+    fn arrive(&mut self) {
+        let now = self.now.timestamp_micros();
+        let places: Vec<(String, usize)> = self
+            .dags
+            .iter()
+            .flat_map(|dag| {
+                dag.triggers
+                    .iter()
+                    .enumerate()
+                    .filter(|(_, trigger)| matches!(trigger, Trigger::File(_)))
+                    .map(|(index, _)| (dag.id.clone(), index))
+            })
+            .collect();
+        for (dag, trigger) in places {
+            let file = FileId {
+                path: format!("in/{}.txt", self.dice.roll(3)),
+                size: self.dice.roll(2),
+                modified: now / 60_000_000,
+            };
+            self.files.push(Arrived { dag, trigger, file });
+        }
+    }
+
+    fn continuous(&self) -> Vec<String> {
+        self.dags.iter().filter(|dag| dag.triggers.contains(&Trigger::Continuous)).map(|dag| dag.id.clone()).collect()
+    }
+
+    /// Ends one attempt of a process; kindly when the world comes to rest.
+    fn finish(&mut self, who: usize, kindly: bool) {
+        let process = &mut self.processes[who];
+        let choice = self.dice.pick(process.live.len());
+        let Some(((run, task), attempt)) =
+            process.live.iter().nth(choice).map(|(key, attempt)| (key.clone(), *attempt))
+        else {
+            return;
+        };
+        let how = match self.dice.roll(10) {
+            0 | 1 if !kindly => Err(TaskError::new("X0001", "bad luck", Retry::Later)),
+            2 if !kindly => Err(TaskError::new("X0002", "hopeless", Retry::Never)),
+            3 => Ok(Outcome::skipped("nothing")),
+            _ => Ok(Outcome::done("done")),
+        };
+        process.live.remove(&(run.clone(), task.clone()));
+        process.ended.push(Ended { run, task, attempt, how: Some(how) });
+    }
+
+    /// One turn of the loop: look (or use what was seen earlier), decide, record, start.
+    fn turn(&mut self, who: usize) -> Result<bool, HistoryError> {
+        let view = match self.processes[who].stale.take() {
+            Some(view) => view,
+            None => self.history.view(&self.continuous())?,
+        };
+        let mut arrived = Vec::new();
+        for file in &self.files {
+            if !self.history.unseen(&file.dag, std::slice::from_ref(&file.file))?.is_empty() {
+                arrived.push(file.clone());
+            }
+        }
+        let process = &mut self.processes[who];
+        let live: BTreeSet<(String, String)> = process.live.keys().cloned().collect();
+        let none = BTreeSet::new();
+        let situation = Situation {
+            now: self.now,
+            me: &process.id,
+            scope: &Scope::All,
+            gone: &self.gone,
+            live: &live,
+            ended: &process.ended,
+            arrived: &arrived,
+            cancelled: &none,
+            slots: 4,
+            stopping: false,
+        };
+        let actions = decide(&self.dags, &view, &situation);
+        let changes: Vec<Change> = actions
+            .iter()
+            .map(|action| match action {
+                Action::Record(change) | Action::Launch(change, _) => change.clone(),
+            })
+            .collect();
+        let me = process.id.clone();
+        // What has ended is kept until it is recorded: a stale view may not have known the attempt.
+        let before: BTreeSet<(String, String)> = self.ended_tasks(&view);
+        let accepted = self.history.apply(&me, self.now, &changes)?;
+        let fresh = self.history.view(&[])?;
+        let process = &mut self.processes[who];
+        process.ended.retain(|ended| {
+            fresh.runs.iter().any(|active| {
+                active.run.id == ended.run
+                    && active.run.owner.as_ref() == Some(&me)
+                    && active.tasks.iter().any(|task| {
+                        task.task == ended.task
+                            && task.attempt == ended.attempt
+                            && task.state == crate::run::TaskState::Running
+                    })
+            })
+        });
+        let mut moved = false;
+        for (action, accepted) in actions.into_iter().zip(accepted) {
+            moved |= accepted;
+            let Action::Launch(_, work) = action else { continue };
+            if !accepted {
+                continue;
+            }
+            let key = (work.run.id.clone(), work.task.id.clone());
+            if before.contains(&key) {
+                self.report
+                    .violations
+                    .push(Violation { id: "R2", what: format!("{key:?} started after it had ended") });
+            }
+            if self.processes.iter().any(|process| process.live.contains_key(&key)) {
+                self.report.violations.push(Violation { id: "R1", what: format!("{key:?} started twice") });
+            }
+            self.report.attempts += 1;
+            self.processes[who].live.insert(key, work.attempt);
+        }
+        Ok(moved)
+    }
+
+    fn ended_tasks(&self, view: &HistoryView) -> BTreeSet<(String, String)> {
+        view.runs
+            .iter()
+            .flat_map(|active| self.history.tasks(&active.run.id).unwrap_or_default())
+            .filter(|task| task.state.ended())
+            .map(|task| (task.run, task.task))
+            .collect()
+    }
+
+    fn judge(&mut self) -> Result<(), HistoryError> {
+        self.report.violations.extend(check(&self.history)?);
+        self.report.runs =
+            self.history.runs(&crate::history::RunFilter { limit: usize::MAX, ..Default::default() })?.len();
+        Ok(())
+    }
+
+    /// No more disturbances: everything must end. Triggers are taken away, definitions stay.
+    fn rest(&mut self) -> Result<(), HistoryError> {
+        self.files.clear();
+        self.dags = self.dags.iter().map(|dag| Dag { triggers: Vec::new(), ..Dag::clone(dag) }).collect();
+        for _ in 0..10_000 {
+            self.now += TimeDelta::hours(2);
+            for who in 0..self.processes.len() {
+                self.processes[who].stale = None;
+                self.turn(who)?;
+                while !self.processes[who].live.is_empty() {
+                    self.finish(who, true);
+                }
+                self.turn(who)?;
+            }
+            if self.history.view(&[])?.runs.is_empty() {
+                return self.judge();
+            }
+        }
+        let open: Vec<String> = self.history.view(&[])?.runs.into_iter().map(|active| active.run.id).collect();
+        self.report.violations.push(Violation { id: "R7", what: format!("still open: {open:?}") });
+        self.judge()
+    }
+}
+
+fn random_dag(number: u32, dice: &mut Dice) -> Dag {
+    let tasks = (0..=dice.small(6))
+        .map(|index| TaskDef {
+            id: format!("t{index}"),
+            kind: "script".to_owned(),
+            after: (0..index).filter(|_| dice.roll(3) == 0).map(|before| format!("t{before}")).collect(),
+            retry: RetryPolicy { retries: dice.small(3), ..RetryPolicy::default() },
+            timeout: None,
+            rule: if dice.roll(2) == 0 { RULES[dice.pick(RULES.len())].1 } else { RULES[0].1 },
+            about: String::new(),
+            settings: serde_json::Map::new(),
+        })
+        .collect();
+    let mut triggers = Vec::new();
+    if dice.roll(2) == 0
+        && let Ok(schedule) = CronSchedule::new("*/5 * * * *", chrono_tz::UTC)
+    {
+        triggers.push(Trigger::Cron(Box::new(CronTrigger { schedule, start: None, catch_up: dice.roll(2) == 0 })));
+    }
+    if dice.roll(2) == 0 {
+        triggers.push(Trigger::File(FileTrigger {
+            path: "in/*.txt".to_owned(),
+            param: None,
+            settle: std::time::Duration::ZERO,
+        }));
+    }
+    if dice.roll(3) == 0 {
+        triggers.push(Trigger::Continuous);
+    }
+    Dag {
+        id: format!("dag{number}"),
+        description: String::new(),
+        tags: Vec::new(),
+        max_active_runs: 1 + dice.small(3),
+        triggers,
+        params: Vec::new(),
+        tasks,
+        file: std::path::PathBuf::new(),
+    }
+}

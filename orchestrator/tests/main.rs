@@ -1,0 +1,9 @@
+//! The orchestrator from outside: problems in files, histories, whole runs, crashes, and worlds of them.
+#[cfg(test)]
+mod histories;
+#[cfg(test)]
+mod problems;
+#[cfg(test)]
+mod runs;
+#[cfg(test)]
+mod worlds;
