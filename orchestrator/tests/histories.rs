@@ -62,6 +62,8 @@ fn many_writers_share_one_file() {
             })
         })
         .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
+    for thread in threads {
+        thread.join().unwrap();
+    }
     assert_eq!(SqliteHistory::open(&path).unwrap().view(&[]).unwrap().runs.len(), 100);
 }

@@ -41,7 +41,7 @@ fn scheduler(folder: &Path, script: &Script, dags: Dags) -> Scheduler {
     Scheduler::new(config)
 }
 
-fn request(dag: &str, params: Value) -> RunRequest {
+fn request(dag: &str, params: &Value) -> RunRequest {
     let params = params.as_object().cloned().unwrap_or_default();
     RunRequest {
         dag: dag.to_owned(),
@@ -89,7 +89,7 @@ async fn a_run_hands_results_on_and_tells_what_happens() {
     let scheduler = scheduler(folder.path(), &script, dags(&[("movies", text)]));
     let (sender, mut events) = mpsc::channel(64);
     let report = scheduler
-        .run_now(RunRequest { events: Some(sender), ..request("movies", json!({"file": "b.txt"})) })
+        .run_now(RunRequest { events: Some(sender), ..request("movies", &json!({"file": "b.txt"})) })
         .await
         .unwrap();
 
@@ -165,7 +165,7 @@ async fn failures_are_tried_again_only_where_that_can_help() {
         file = "{{ tasks.nothing.result.rows }}"
     "#;
     let scheduler = scheduler(folder.path(), &Script::default(), dags(&[("mixed", text)]));
-    let report = scheduler.run_now(request("mixed", json!({}))).await.unwrap();
+    let report = scheduler.run_now(request("mixed", &json!({}))).await.unwrap();
 
     assert_eq!(report.run.state, RunState::Failed);
     assert!(report.found_rows);
@@ -213,7 +213,7 @@ async fn wrong_requests_are_refused_before_anything_is_recorded() {
         ("movies", json!({"day": "x"})),
         ("movies", json!({"day": 1, "dey": 2})),
     ] {
-        let error = scheduler.run_now(request(dag, params)).await.unwrap_err();
+        let error = scheduler.run_now(request(dag, &params)).await.unwrap_err();
         codes.push(format!("{} {error} {}", error.code(), error.fix().unwrap_or_default()));
     }
     assert_eq!(
@@ -234,7 +234,7 @@ async fn somebody_stops_a_run_in_the_foreground() {
     let script = Script::default();
     let text = "[tasks.a]\nkind = \"script\"\nact = \"hang\"\n[tasks.b]\nkind = \"script\"\nafter = \"a\"\n";
     let scheduler = scheduler(folder.path(), &script, dags(&[("movies", text)]));
-    let wanted = request("movies", json!({}));
+    let wanted = request("movies", &json!({}));
     let cancel = wanted.cancel.clone();
     let watch = async {
         until("the task runs", || !script.started().is_empty()).await;
@@ -267,7 +267,7 @@ async fn a_killed_process_costs_no_retry_and_nothing_done_is_done_again() {
         config.owner = Some(dead);
         let first = Scheduler::new(config);
         tokio::select! {
-            _ = first.run_now(request("movies", json!({}))) => panic!("it hangs"),
+            _ = first.run_now(request("movies", &json!({}))) => panic!("it hangs"),
             () = until("b runs", || script.started().len() == 2) => {}
         }
     }

@@ -81,7 +81,8 @@ impl Dag {
             };
             let again = match &error.kind {
                 ErrorKind::DuplicateKey { key, first } | ErrorKind::DuplicateTable { name: key, first } => {
-                    duplicate(&mut problems, key, error.span.into(), (*first).into());
+                    let place = |span| name_within(text, key, span);
+                    duplicate(&mut problems, key, place(error.span.into()), place((*first).into()));
                     rename(&mut source, key, error.span.into()).filter(|_| renamed.len() < MOST_DUPLICATES)
                 }
                 _ => {
@@ -128,12 +129,22 @@ fn syntax(problems: &mut Problems<'_>, error: &toml_span::Error) {
     problems.add("D0002", error.span, "this is not TOML", error.to_string()).fix(fix.map(str::to_owned));
 }
 
+/// The place of the last part of a key within `span`: of a table's header the parser tells only the whole line.
+fn name_within(text: &str, key: &str, span: Range<usize>) -> Range<usize> {
+    let last = key.rsplit('.').next().unwrap_or(key);
+    match text.get(span.clone()).and_then(|inside| inside.rfind(last)) {
+        Some(at) => span.start + at..span.start + at + last.len(),
+        None => span,
+    }
+}
+
 /// Renames the last part of a key within `span` to something of the same length that is not used yet.
 fn rename(source: &mut String, key: &str, span: Range<usize>) -> Option<Range<usize>> {
     let last = key.rsplit('.').next().unwrap_or(key);
-    let text = source.get(span.clone())?;
-    let start = span.start + text.rfind(last)?;
-    let place = start..start + last.len();
+    let place = name_within(source, key, span);
+    if source.get(place.clone()) != Some(last) {
+        return None;
+    }
     let taken = source.clone();
     let fresh = (b'a'..=b'z')
         .chain(b'0'..=b'9')

@@ -2,7 +2,7 @@
 //!
 //! WAL with `synchronous = FULL`: a transaction that returned survives a power cut, and costs one fsync; all changes of one decision share it. Writers
 //! take the lock at `BEGIN IMMEDIATE`, so that a decision between reading and writing never meets a conflict, and wait for each other up to
-//! [`BUSY`]. The layout is `migrations/0001.sql`; the format's number is `PRAGMA user_version`.
+//! `BUSY`. The layout is `migrations/0001.sql`; the format's number is `PRAGMA user_version`.
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
