@@ -8,6 +8,7 @@ pub mod format;
 pub mod model;
 pub mod pipeline;
 pub mod position;
+pub mod publish;
 pub mod record;
 pub mod schema_registry;
 pub mod sink;

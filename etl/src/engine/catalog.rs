@@ -1,5 +1,5 @@
 //! The lake as DataFusion's catalogue. A table is opened when a statement names it, once per statement.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
@@ -17,6 +17,8 @@ use crate::table::{Lake, TableName};
 pub(super) struct Names {
     pub(super) lake: Lake,
     pub(super) pinned: Pinned,
+    /// Tables that exist for one statement only.
+    pub(super) given: HashMap<TableName, Arc<dyn TableProvider>>,
     pub(super) views: Arc<BTreeMap<TableName, String>>,
     /// Filled once the session exists; views are planned and tables are scanned with it.
     pub(super) context: std::sync::OnceLock<Weak<parking::Session>>,
@@ -49,6 +51,9 @@ impl Names {
     /// What `name` stands for: a pinned snapshot, a view, or the lake's newest version.
     async fn table(&self, name: &TableName) -> Result<Option<Arc<dyn TableProvider>>> {
         let outer = |e: crate::error::Error| DataFusionError::External(Box::new(e));
+        if let Some(provider) = self.given.get(name) {
+            return Ok(Some(Arc::clone(provider)));
+        }
         if let Some(table) = self.pinned.get(name) {
             return table.provider(&self.state()?).await.map(Some).map_err(outer);
         }

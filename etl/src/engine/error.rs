@@ -102,9 +102,10 @@ impl Explain for EngineError {
             Self::Plan { fix, .. } => fix.clone(),
             Self::NotSelect { .. } => Some("models and tasks write tables; queries only read".to_owned()),
             Self::Version { .. } => Some("see `tidemill tables history TABLE` for its versions".to_owned()),
-            Self::Memory { .. } => {
-                Some("raise `memory_limit` in `[engine]`, or lower `target_partitions` so that each part gets more".to_owned())
-            }
+            Self::Memory { .. } => Some(
+                "raise `memory_limit` in `[engine]`, or lower `target_partitions` so that each part gets more"
+                    .to_owned(),
+            ),
             Self::Run { .. } => None,
         }
     }

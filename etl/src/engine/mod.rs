@@ -8,5 +8,5 @@ mod travel;
 
 pub(crate) use digest::row_digest;
 pub use error::EngineError;
+pub use session::{Engine, EngineSettings, Given, Pinned, Rows};
 pub(crate) use session::{Session, parse};
-pub use session::{Engine, EngineSettings, Pinned, Rows};

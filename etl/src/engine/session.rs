@@ -5,6 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
@@ -23,6 +24,9 @@ use super::error::EngineError;
 use super::travel::{self, At, LakeDialect, VersionPlanner};
 use crate::error::Result;
 use crate::table::{Lake, Table, TableName};
+
+/// Tables that exist for one statement only.
+pub type Given = HashMap<TableName, Arc<dyn TableProvider>>;
 
 /// Snapshots that a statement reads instead of the newest versions.
 pub type Pinned = Arc<BTreeMap<TableName, Table>>;
@@ -110,7 +114,8 @@ impl Engine {
         std::fs::create_dir_all(&settings.spill_dir).map_err(|e| failed(e.into()))?;
         // Sorts and joins share fairly, so that one does not starve the other; the tracker names who held what.
         let pool = TrackConsumersPool::new(FairSpillPool::new(settings.memory_limit), std::num::NonZeroUsize::MIN);
-        let disk = DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![settings.spill_dir.clone()]));
+        let disk =
+            DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![settings.spill_dir.clone()]));
         let runtime = RuntimeEnvBuilder::new()
             .with_memory_pool(Arc::new(pool))
             .with_disk_manager_builder(disk)
@@ -141,7 +146,7 @@ impl Engine {
 
     /// A session for work on one table: joins that spill, nothing pinned.
     pub(crate) fn bare_session(&self) -> Session {
-        let session = self.session(Pinned::default(), VersionPlanner::default(), BTreeMap::new());
+        let session = self.session(Pinned::default(), Given::new(), VersionPlanner::default(), BTreeMap::new());
         let state = session.context().state_ref();
         let mut state = state.write();
         let options = state.config_mut().options_mut();
@@ -161,7 +166,13 @@ impl Engine {
         EngineError::from_datafusion(error, self.settings.memory_limit).into()
     }
 
-    pub(crate) fn session(&self, pinned: Pinned, versions: VersionPlanner, listed: BTreeMap<String, Vec<String>>) -> Session {
+    fn session(
+        &self,
+        pinned: Pinned,
+        given: Given,
+        versions: VersionPlanner,
+        listed: BTreeMap<String, Vec<String>>,
+    ) -> Session {
         let mut config = SessionConfig::new()
             .with_default_catalog_and_schema("datafusion", "public")
             .with_create_default_catalog_and_schema(false)
@@ -172,13 +183,17 @@ impl Engine {
             .set_bool("datafusion.sql_parser.parse_float_as_decimal", true)
             .set_str("datafusion.execution.time_zone", "+00:00")
             // Sort-merge joins spill, hash joins do not; a hash join is still taken where a side is small.
-            .set_u64("datafusion.execution.sort_spill_reservation_bytes", (self.settings.memory_limit as u64 / 32).clamp(1 << 20, 10 << 20));
+            .set_u64(
+                "datafusion.execution.sort_spill_reservation_bytes",
+                (self.settings.memory_limit as u64 / 32).clamp(1 << 20, 10 << 20),
+            );
         if self.settings.target_partitions > 0 {
             config = config.with_target_partitions(self.settings.target_partitions);
         }
         let names = Arc::new(Names {
             lake: self.lake.clone(),
             pinned,
+            given,
             views: Arc::clone(&self.views),
             context: OnceLock::new(),
         });
@@ -199,11 +214,15 @@ impl Engine {
 
     /// Plans one SELECT. `pinned` tables are read at the versions given, all others at their newest.
     pub(crate) async fn plan(&self, sql: &str, pinned: Pinned) -> Result<(Session, LogicalPlan)> {
+        self.plan_with(sql, pinned, Given::new()).await
+    }
+
+    async fn plan_with(&self, sql: &str, pinned: Pinned, given: Given) -> Result<(Session, LogicalPlan)> {
         let statement = parse(sql).map_err(|e| self.failed(e))?;
         let wanted = travel::wanted(&statement)?;
         let listed = if mentions_names(sql) { self.listed().await? } else { BTreeMap::new() };
         // Old versions are scanned with a session of their own; all sessions share one runtime.
-        let scratch = self.session(Arc::clone(&pinned), VersionPlanner::default(), BTreeMap::new());
+        let scratch = self.session(Arc::clone(&pinned), Given::new(), VersionPlanner::default(), BTreeMap::new());
         let mut versions = HashMap::new();
         for (name, at) in wanted {
             let opened = match &at {
@@ -221,7 +240,7 @@ impl Engine {
             let provider = table.provider(&scratch.context().state()).await?;
             versions.insert((name, at), provider);
         }
-        let session = self.session(pinned, VersionPlanner(versions), listed);
+        let session = self.session(pinned, given, VersionPlanner(versions), listed);
         let plan = session.context().state().statement_to_plan(statement).await.map_err(|e| self.failed(e))?;
         SQLOptions::new()
             .with_allow_ddl(false)
@@ -240,6 +259,12 @@ impl Engine {
     /// Starts one SELECT; `pinned` tables are read at the versions given.
     pub async fn query_pinned(&self, sql: &str, pinned: Pinned) -> Result<Rows> {
         let (session, plan) = self.plan(sql, pinned).await?;
+        self.start(session, plan).await
+    }
+
+    /// Starts one SELECT that may also name the tables `given`.
+    pub async fn query_with(&self, sql: &str, given: Given) -> Result<Rows> {
+        let (session, plan) = self.plan_with(sql, Pinned::default(), given).await?;
         self.start(session, plan).await
     }
 
@@ -303,7 +328,9 @@ fn external(error: &DataFusionError) -> Option<crate::Error> {
 /// Whether a statement asks for the names of tables, which costs a listing.
 fn mentions_names(sql: &str) -> bool {
     let sql = sql.to_lowercase();
-    sql.contains("information_schema") || sql.trim_start().starts_with("show") || sql.trim_start().starts_with("describe")
+    sql.contains("information_schema")
+        || sql.trim_start().starts_with("show")
+        || sql.trim_start().starts_with("describe")
 }
 
 /// Parses exactly one statement.

@@ -162,11 +162,8 @@ pub(super) fn wanted(statement: &DfStatement) -> Result<Vec<Key>, EngineError> {
 }
 
 fn key(name: &ObjectName, version: &TableVersion) -> Result<Key, EngineError> {
-    let failed = |why: &str| EngineError::Version {
-        table: name.to_string(),
-        version: version.to_string(),
-        why: why.to_owned(),
-    };
+    let failed =
+        |why: &str| EngineError::Version { table: name.to_string(), version: version.to_string(), why: why.to_owned() };
     let parts: Vec<String> = name
         .0
         .iter()
@@ -192,7 +189,10 @@ fn key(name: &ObjectName, version: &TableVersion) -> Result<Key, EngineError> {
         }
         TableVersion::TimestampAsOf(expr) | TableVersion::ForSystemTimeAsOf(expr) => {
             let at = text(expr).and_then(|text| instant(&text));
-            Ok((table, At::Instant(at.ok_or_else(|| failed("the instant is not a literal such as '2026-01-31T12:00:00Z'"))?)))
+            Ok((
+                table,
+                At::Instant(at.ok_or_else(|| failed("the instant is not a literal such as '2026-01-31T12:00:00Z'"))?),
+            ))
         }
         _ => Err(failed("write `VERSION AS OF n` or `TIMESTAMP AS OF 'instant'`")),
     }
@@ -217,7 +217,11 @@ fn instant(text: &str) -> Option<DateTime<Utc>> {
 pub(crate) struct VersionPlanner(pub(crate) HashMap<Key, Arc<dyn TableProvider>>);
 
 impl RelationPlanner for VersionPlanner {
-    fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
+    fn plan_relation(
+        &self,
+        relation: TableFactor,
+        context: &mut dyn RelationPlannerContext,
+    ) -> Result<RelationPlanning> {
         let TableFactor::Table { name, alias, version: Some(version), .. } = &relation else {
             return Ok(RelationPlanning::Original(Box::new(relation)));
         };

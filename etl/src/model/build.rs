@@ -31,12 +31,7 @@ pub struct Built {
 ///
 /// The output commit carries txn `{model}/{input}` = the version read, for each input, and txn `{model}/plan` = a hash
 /// of the resolved plan, so that a crash at any point leaves either the old table or the new one with its progress.
-pub async fn build(
-    engine: &Engine,
-    project: &Project,
-    model: &Model,
-    now: DateTime<Utc>,
-) -> Result<Built> {
+pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateTime<Utc>) -> Result<Built> {
     let in_sql = |source: crate::Error| ModelError::Sql {
         model: model.name.clone(),
         file: model.file.clone(),
@@ -83,8 +78,8 @@ pub async fn build(
     let mut rows = engine.start(session, plan).await.map_err(in_sql)?;
     let mut writer = FileWriter::new(&table, Arc::clone(&schema), WriteOptions::default(), now);
     while let Some(batch) = rows.next().await.map_err(in_sql)? {
-        let batch = to_storable(&batch, &schema)
-            .map_err(|source| ModelError::Store { model: model.name.clone(), source })?;
+        let batch =
+            to_storable(&batch, &schema).map_err(|source| ModelError::Store { model: model.name.clone(), source })?;
         writer.write(&batch).await?;
     }
     let written = writer.rows();
@@ -94,9 +89,12 @@ pub async fn build(
             .as_ref()
             .try_into_kernel()
             .map_err(|source| ModelError::Store { model: model.name.clone(), source })?;
-        commit.actions.push(Action::Metadata(table.metadata()?.with_schema(&columns).map_err(|e| {
-            crate::table::TableError::delta("change the columns of", table.name(), e.into())
-        })?));
+        commit.actions.push(Action::Metadata(
+            table
+                .metadata()?
+                .with_schema(&columns)
+                .map_err(|e| crate::table::TableError::delta("change the columns of", table.name(), e.into()))?,
+        ));
     }
     commit.actions.extend(table.removes(|_| false, now)?.into_iter().map(Action::Remove));
     commit.actions.extend(writer.finish().await?.into_iter().map(Action::Add));

@@ -101,9 +101,7 @@ impl Explain for ModelError {
 
     fn why(&self) -> Option<String> {
         match self {
-            Self::Invalid { problems } => {
-                Some(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-            }
+            Self::Invalid { problems } => Some(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
             Self::Sql { source, .. } => source.why().or_else(|| Some(source.to_string())),
             _ => None,
         }

@@ -195,7 +195,9 @@ impl Project {
         // Follow references among what is left until a name comes again.
         let Some(start) = left.first() else { return };
         let mut path = vec![start.clone()];
-        while let Some(next) = path.last().and_then(|at| self.models.get(at)).and_then(|m| m.refs.iter().find(|r| left.contains(*r))) {
+        while let Some(next) =
+            path.last().and_then(|at| self.models.get(at)).and_then(|m| m.refs.iter().find(|r| left.contains(*r)))
+        {
             if let Some(from) = path.iter().position(|seen| seen == next) {
                 let mut ring: Vec<&str> = path.iter().skip(from).map(String::as_str).collect();
                 ring.push(next);

@@ -4,7 +4,9 @@
 //! schema_id (NULL without one), reason (one word, to count by), detail (for a person), raw (the bytes), seen_at (UTC).
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder};
+use arrow::array::{
+    ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use chrono::{DateTime, Utc};
 use deltalake::kernel::Action;
@@ -107,7 +109,8 @@ impl DeadLetters {
             })
             .collect();
         if !fresh.is_empty() {
-            let batch = rows(&fresh, now).map_err(|source| LandingError::Arrow { topic: self.name.to_string(), source })?;
+            let batch =
+                rows(&fresh, now).map_err(|source| LandingError::Arrow { topic: self.name.to_string(), source })?;
             commit.actions.extend(write_file(&table, &batch, now).await?.map(Action::Add));
             commit.metrics = json!({ "numOutputRows": fresh.len() });
             table.commit(commit).await?;

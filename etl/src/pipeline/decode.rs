@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use apache_avro::Schema as AvroSchema;
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray,
-    UInt64Array,
+    Array, ArrayRef, AsArray, BooleanArray, Int32Array, Int64Array, RecordBatch, StringArray,
+    TimestampMicrosecondArray, UInt64Array,
 };
 use arrow::compute::{concat_batches, filter_record_batch, take_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType};
@@ -113,7 +113,10 @@ impl Decoder {
         let mut taken: BTreeMap<i32, Vec<usize>> = BTreeMap::new();
         for (index, record) in records.iter().enumerate() {
             let Some(value) = &record.value else {
-                dead.push((index, self.letter(record, None, "tombstone", "the record has a key but no value".to_owned())));
+                dead.push((
+                    index,
+                    self.letter(record, None, "tombstone", "the record has a key but no value".to_owned()),
+                ));
                 continue;
             };
             let (id, body) = match frame::split(value) {
@@ -228,10 +231,13 @@ impl Decoder {
         columns.push(Arc::new(keys.collect::<StringArray>()));
         columns.push(Arc::new(Int32Array::from(ids.to_vec())));
         let rows = RecordBatch::try_new(Arc::clone(&self.table), columns)?;
-        Ok((match good {
-            Some(good) => filter_record_batch(&rows, &good)?,
-            None => rows,
-        }, dead))
+        Ok((
+            match good {
+                Some(good) => filter_record_batch(&rows, &good)?,
+                None => rows,
+            },
+            dead,
+        ))
     }
 
     /// Event times in UTC; NULL where there is none to be read.

@@ -98,11 +98,13 @@ impl Explain for LandingError {
 
     fn fix(&self) -> Option<String> {
         match self {
-            Self::Gap { .. } => Some("restore the topic, or accept the loss with `on_gap = \"record\"` on the task".to_owned()),
-            Self::Ahead { .. } => Some("give the stream a new name, so that it starts a history of its own".to_owned()),
-            Self::NoSchema { subject, .. } => {
-                Some(format!("register one: `tidemill schemas add {subject} FILE`, or map the topic under [schemas.subjects]"))
+            Self::Gap { .. } => {
+                Some("restore the topic, or accept the loss with `on_gap = \"record\"` on the task".to_owned())
             }
+            Self::Ahead { .. } => Some("give the stream a new name, so that it starts a history of its own".to_owned()),
+            Self::NoSchema { subject, .. } => Some(format!(
+                "register one: `tidemill schemas add {subject} FILE`, or map the topic under [schemas.subjects]"
+            )),
             Self::NoEventTime { .. } => Some("name another field as `event_time`, or leave the setting out".to_owned()),
             _ => None,
         }

@@ -21,7 +21,7 @@ use crate::position::{Offset, TopicPartition};
 use crate::record::Record;
 use crate::schema_registry::Registry;
 use crate::source::Polled;
-use crate::table::{Commit, Guard, Lake, Operation, Table, TableName, WriteOptions, FileWriter, evolve};
+use crate::table::{Commit, FileWriter, Guard, Lake, Operation, Table, TableName, WriteOptions, evolve};
 use crate::topic::{Assignment, Broker};
 
 /// Reads the wall clock; handed in, because nothing here reads it by itself.
@@ -110,14 +110,10 @@ struct Held {
 /// `TableError::Fenced` if another process has taken a partition over. Nothing is lost: the next start goes on.
 pub async fn land(around: &Around, landing: &Landing, progress: &Progress, stop: &CancellationToken) -> Result<Landed> {
     let latest = around.registry.latest(&landing.subject).await?;
-    let latest = latest.ok_or_else(|| LandingError::NoSchema {
-        topic: landing.topic.clone(),
-        subject: landing.subject.clone(),
-    })?;
-    let reader = apache_avro::Schema::parse_str(&latest.schema).map_err(|e| LandingError::BadSchema {
-        subject: landing.subject.clone(),
-        why: e.to_string(),
-    })?;
+    let latest = latest
+        .ok_or_else(|| LandingError::NoSchema { topic: landing.topic.clone(), subject: landing.subject.clone() })?;
+    let reader = apache_avro::Schema::parse_str(&latest.schema)
+        .map_err(|e| LandingError::BadSchema { subject: landing.subject.clone(), why: e.to_string() })?;
     let registry = Arc::clone(&around.registry);
     let event_time = landing.event_time.as_deref();
     let mut decoder = Decoder::new(&landing.stream, &landing.topic, registry, &reader, event_time, landing.zone)?;

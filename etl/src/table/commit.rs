@@ -129,7 +129,8 @@ impl Table {
                     Err(_) => None,
                 };
                 let Some(entry) = entry else { break };
-                let actions = get_actions(version, &entry).map_err(|e| TableError::delta("read the log of", &name, e))?;
+                let actions =
+                    get_actions(version, &entry).map_err(|e| TableError::delta("read the log of", &name, e))?;
                 if is_ours(&actions, &id) {
                     self.refresh().await?;
                     return Ok(Committed { version });
@@ -211,8 +212,9 @@ impl Commit {
         let mut text = Vec::new();
         let actions = std::iter::once(Action::CommitInfo(head)).chain(self.txns.iter().map(txn));
         for action in actions.chain(self.actions.iter().cloned()) {
-            serde_json::to_writer(&mut text, &action)
-                .map_err(|e| TableError::delta("commit to", &"a table", deltalake::DeltaTableError::Generic(e.to_string())))?;
+            serde_json::to_writer(&mut text, &action).map_err(|e| {
+                TableError::delta("commit to", &"a table", deltalake::DeltaTableError::Generic(e.to_string()))
+            })?;
             text.push(b'\n');
         }
         Ok(text.into())

@@ -150,9 +150,11 @@ impl Explain for TableError {
 
     fn retry(&self) -> Retry {
         match self {
-            Self::Name { .. } | Self::Missing { .. } | Self::Schema { .. } | Self::Protocol { .. } | Self::Fenced { .. } => {
-                Retry::Never
-            }
+            Self::Name { .. }
+            | Self::Missing { .. }
+            | Self::Schema { .. }
+            | Self::Protocol { .. }
+            | Self::Fenced { .. } => Retry::Never,
             Self::Conflict { .. } => Retry::Later,
             Self::Lake { .. } => Retry::AfterPerson,
             Self::Delta { .. } | Self::Storage { .. } | Self::Parquet { .. } => {
@@ -169,7 +171,9 @@ impl Explain for TableError {
         match self {
             Self::Name { .. } => Some("a table is named `schema.table`, each of letters, digits and `_`".to_owned()),
             Self::Lake { why, .. } | Self::Protocol { why, .. } => Some(why.clone()),
-            Self::Conflict { version, .. } => Some(format!("version {version} was written while this was being prepared")),
+            Self::Conflict { version, .. } => {
+                Some(format!("version {version} was written while this was being prepared"))
+            }
             Self::Fenced { known, found, .. } => {
                 let show = |value: &Option<i64>| value.map_or_else(|| "nothing".to_owned(), |v| v.to_string());
                 Some(format!("progress was {} when this process read it and is {} now", show(known), show(found)))
@@ -186,7 +190,9 @@ impl Explain for TableError {
             Self::Missing { near, .. } if !near.is_empty() => Some(format!("did you mean `{}`?", near.join("`, `"))),
             Self::Missing { .. } => Some("see `tidemill tables list`".to_owned()),
             Self::Lake { .. } => Some("check `[lake]` in tidemill.toml".to_owned()),
-            Self::Fenced { .. } => Some("stop the other process, or let it do the work; nothing was written".to_owned()),
+            Self::Fenced { .. } => {
+                Some("stop the other process, or let it do the work; nothing was written".to_owned())
+            }
             Self::Schema { .. } => Some("change the source to fit, or write to a new table".to_owned()),
             Self::Delta { .. } | Self::Storage { .. } | Self::Parquet { .. } if self.disk_full() => {
                 Some("free space on the lake's disk and run it again; what was committed is whole".to_owned())

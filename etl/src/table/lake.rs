@@ -78,7 +78,10 @@ pub struct S3Settings {
 
 impl fmt::Debug for S3Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("S3Settings").field("endpoint", &self.endpoint).field("region", &self.region).finish_non_exhaustive()
+        f.debug_struct("S3Settings")
+            .field("endpoint", &self.endpoint)
+            .field("region", &self.region)
+            .finish_non_exhaustive()
     }
 }
 
@@ -148,14 +151,18 @@ impl Lake {
         let failed = |why: String| TableError::Lake { url: self.root.to_string(), why };
         let path = self.path(&format!("_tidemill/probe-{}", uuid::Uuid::new_v4()));
         let create = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        let put = |text: &'static str| self.store.put_opts(&path, PutPayload::from_static(text.as_bytes()), create.clone());
+        let put =
+            |text: &'static str| self.store.put_opts(&path, PutPayload::from_static(text.as_bytes()), create.clone());
         put("first").await.map_err(|e| failed(e.to_string()))?;
         let second = put("second").await;
         self.store.delete(&path).await.map_err(|e| failed(e.to_string()))?;
         match second {
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(()),
             Err(other) => Err(failed(other.to_string()).into()),
-            Ok(_) => Err(failed("the storage ignores `If-None-Match`, so two writers could overwrite each other".into()).into()),
+            Ok(_) => {
+                Err(failed("the storage ignores `If-None-Match`, so two writers could overwrite each other".into())
+                    .into())
+            }
         }
     }
 
@@ -179,7 +186,8 @@ impl Lake {
         let mut tables = Vec::new();
         let prefix = (!self.prefix.as_ref().is_empty()).then_some(&self.prefix);
         for schema in list(prefix).await?.common_prefixes {
-            let Some(schema_name) = schema.filename().filter(|name| !name.starts_with('_') && !name.starts_with('.')) else {
+            let Some(schema_name) = schema.filename().filter(|name| !name.starts_with('_') && !name.starts_with('.'))
+            else {
                 continue;
             };
             for table in list(Some(&schema)).await?.common_prefixes {
@@ -245,9 +253,10 @@ impl Lake {
         if let Some(table) = self.try_table(name).await? {
             return Ok(table);
         }
-        let columns: StructType = schema
-            .try_into_kernel()
-            .map_err(|e| TableError::Lake { url: name.to_string(), why: format!("its columns cannot be stored: {e}") })?;
+        let columns: StructType = schema.try_into_kernel().map_err(|e| TableError::Lake {
+            url: name.to_string(),
+            why: format!("its columns cannot be stored: {e}"),
+        })?;
         let configuration = properties.iter().map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned())));
         let created = CreateBuilder::new()
             .with_log_store(self.log_store(name)?)
@@ -266,7 +275,8 @@ impl Lake {
     }
 }
 
-fn options(s3: &S3Settings) -> Vec<(String, String)> {
+/// The storage options of an S3-compatible store.
+pub(crate) fn options(s3: &S3Settings) -> Vec<(String, String)> {
     let mut options = Vec::new();
     let mut set = |key: &str, value: &Option<String>| {
         if let Some(value) = value {

@@ -16,6 +16,7 @@ mod write;
 pub use commit::{Commit, Committed, Guard, Operation};
 pub use error::TableError;
 pub use evolve::{evolve, project};
+pub(crate) use lake::options;
 pub use lake::{Lake, S3Settings, TableName};
 pub use snapshot::{Field, HistoryEntry, Table, TableFile};
 pub use storable::{storable, to_storable};

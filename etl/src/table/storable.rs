@@ -30,7 +30,10 @@ fn storable_type(data_type: &DataType) -> DataType {
         DataType::Decimal256(precision, scale) => DataType::Decimal128((*precision).min(38), *scale),
         DataType::Dictionary(_, values) => storable_type(values),
         DataType::Time32(_) | DataType::Time64(_) | DataType::Interval(_) | DataType::Duration(_) => DataType::Utf8,
-        DataType::LargeList(item) | DataType::FixedSizeList(item, _) | DataType::List(item) | DataType::ListView(item) => {
+        DataType::LargeList(item)
+        | DataType::FixedSizeList(item, _)
+        | DataType::List(item)
+        | DataType::ListView(item) => {
             DataType::List(Arc::new(Field::new("element", storable_type(item.data_type()), item.is_nullable())))
         }
         DataType::Struct(fields) => DataType::Struct(fields.iter().map(inner).collect()),

@@ -139,8 +139,13 @@ impl<'a> Work<'a> {
         let listing = listing(context, table, &paths, Arc::new(Schema::new(staged_fields))).map_err(failed)?;
         register("staged", Arc::new(listing))?;
         let columns = schema.fields().iter().map(|f| quote(f.name())).collect::<Vec<_>>().join(", ");
-        let scratch = tempfile::tempdir_in(engine.spill_dir())
-            .map_err(|e| TableError::storage("stage rows for", table.name(), object_store::Error::Generic { store: "spill folder", source: e.into() }))?;
+        let scratch = tempfile::tempdir_in(engine.spill_dir()).map_err(|e| {
+            TableError::storage(
+                "stage rows for",
+                table.name(),
+                object_store::Error::Generic { store: "spill folder", source: e.into() },
+            )
+        })?;
         Ok(Self {
             engine,
             session,
@@ -224,7 +229,8 @@ impl<'a> Work<'a> {
             .write(table, &format!("SELECT * FROM ({kept} UNION ALL {news}) ORDER BY {key}"), &self.schema, "", now)
             .await?;
         let touched_set: BTreeSet<&str> = touched.iter().map(String::as_str).collect();
-        commit.actions = table.removes(|path| !touched_set.contains(path), now)?.into_iter().map(Action::Remove).collect();
+        commit.actions =
+            table.removes(|path| !touched_set.contains(path), now)?.into_iter().map(Action::Remove).collect();
         commit.actions.extend(rewritten.into_iter().map(Action::Add));
         if updated > 0 {
             let before = format!(
@@ -277,7 +283,8 @@ impl<'a> Work<'a> {
         while let Some(batch) = rows.try_next().await.map_err(|e| self.engine.failed(e))? {
             keys += batch.num_rows() as u64;
             let differs = batch.column(2).as_boolean();
-            let batch = arrow::compute::filter_record_batch(&batch, differs).map_err(|e| self.engine.failed(e.into()))?;
+            let batch =
+                arrow::compute::filter_record_batch(&batch, differs).map_err(|e| self.engine.failed(e.into()))?;
             let batch = batch.project(&[0, 1]).map_err(|e| self.engine.failed(e.into()))?;
             let files = batch.column(1).as_string::<i32>();
             for row in 0..files.len() {
@@ -351,7 +358,10 @@ fn listing(
     schema: SchemaRef,
 ) -> datafusion::error::Result<ListingTable> {
     let root = table.log_store().root_url().clone();
-    table.delta().update_datafusion_session(&context.state()).map_err(|e| datafusion::error::DataFusionError::External(Box::new(e)))?;
+    table
+        .delta()
+        .update_datafusion_session(&context.state())
+        .map_err(|e| datafusion::error::DataFusionError::External(Box::new(e)))?;
     let urls = paths
         .iter()
         .map(|path| {

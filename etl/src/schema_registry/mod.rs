@@ -1,0 +1,48 @@
+//! Where schemas live: subjects with versions, and ids that records carry.
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::error::Result;
+
+/// One version of a subject.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Registered {
+    /// The subject; by default `{topic}-value`.
+    pub subject: String,
+    /// The version in its subject, from 1.
+    pub version: i32,
+    /// The id that records written with it carry. Never given to another schema.
+    pub id: i32,
+    /// The schema's JSON text.
+    pub schema: String,
+}
+
+/// Everything Tidemill asks of a schema registry.
+///
+/// Contract: an id, once given, means the same schema for ever, so it may be cached for ever.
+#[async_trait]
+pub trait Registry: Send + Sync {
+    /// All subjects, by name.
+    async fn subjects(&self) -> Result<Vec<String>>;
+
+    /// The versions of a subject, oldest first; none if there is no such subject.
+    async fn versions(&self, subject: &str) -> Result<Vec<Registered>>;
+
+    /// The newest version of a subject.
+    async fn latest(&self, subject: &str) -> Result<Option<Registered>>;
+
+    /// The schema with this id.
+    async fn by_id(&self, id: i32) -> Result<Option<String>>;
+
+    /// Registers a schema; one that the subject already has keeps its version and id. `id` asks for a certain id.
+    ///
+    /// # Errors
+    /// If the schema is not Avro, cannot read what the subject's newest one wrote, or the id means another schema.
+    async fn register(&self, subject: &str, schema: &str, id: Option<i32>) -> Result<Registered>;
+
+    /// Whether a reader with `schema` can read what the subject's newest schema wrote.
+    ///
+    /// # Errors
+    /// If it cannot: which field, and why.
+    async fn check(&self, subject: &str, schema: &str) -> Result<()>;
+}
