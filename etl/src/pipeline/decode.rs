@@ -55,23 +55,34 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// A decoder into `reader`'s columns. `event_time` names the field (text or a timestamp) that `event_at` is made
-    /// from; text without an offset is in `zone`.
+    /// A decoder into the columns that the table `there` has already and those that any of `versions` writes. Where
+    /// they disagree about a type the earlier one holds, and records that cannot become it are dead letters.
+    /// `event_time` names the field (text or a timestamp) that `event_at` is made from; text without an offset is in
+    /// `zone`.
     ///
     /// # Errors
-    /// If the schema has a type that cannot be stored, or no field `event_time`.
+    /// If a schema has a type that cannot be stored, or none has the field `event_time`.
     pub fn new(
         stream: &str,
         topic: &str,
         registry: Arc<dyn Registry>,
-        reader: &AvroSchema,
+        versions: &[AvroSchema],
+        there: Option<&Schema>,
         event_time: Option<&str>,
         zone: Tz,
     ) -> Result<Self> {
-        let arrow = avro::arrow_schema(reader)?;
+        let ours = |name: &str| name == EVENT_AT || META_COLUMNS.contains(&name);
+        let mut own: Vec<Arc<Field>> = Vec::new();
         // Every column may be NULL: a writer that lacks a field then still has rows.
-        let nullable = |f: &Arc<Field>| Arc::new(f.as_ref().clone().with_nullable(true));
-        let own: Vec<_> = arrow.fields().iter().map(nullable).collect();
+        let mut add = |field: &Arc<Field>| {
+            if !ours(field.name()) && !own.iter().any(|known| known.name() == field.name()) {
+                own.push(Arc::new(field.as_ref().clone().with_nullable(true)));
+            }
+        };
+        there.into_iter().flat_map(|schema| schema.fields().iter()).for_each(&mut add);
+        for version in versions {
+            avro::arrow_schema(version)?.fields().iter().for_each(&mut add);
+        }
         let body = Arc::new(Schema::new(own.clone()));
         let mut all = own;
         let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));

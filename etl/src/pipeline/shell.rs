@@ -109,14 +109,31 @@ struct Held {
 /// [`LandingError::Gap`] and [`LandingError::Ahead`] if the topic no longer has what comes next;
 /// `TableError::Fenced` if another process has taken a partition over. Nothing is lost: the next start goes on.
 pub async fn land(around: &Around, landing: &Landing, progress: &Progress, stop: &CancellationToken) -> Result<Landed> {
-    let latest = around.registry.latest(&landing.subject).await?;
-    let latest = latest
-        .ok_or_else(|| LandingError::NoSchema { topic: landing.topic.clone(), subject: landing.subject.clone() })?;
-    let reader = apache_avro::Schema::parse_str(&latest.schema)
-        .map_err(|e| LandingError::BadSchema { subject: landing.subject.clone(), why: e.to_string() })?;
-    let registry = Arc::clone(&around.registry);
-    let event_time = landing.event_time.as_deref();
-    let mut decoder = Decoder::new(&landing.stream, &landing.topic, registry, &reader, event_time, landing.zone)?;
+    let mut versions = Vec::new();
+    for version in around.registry.versions(&landing.subject).await? {
+        let schema = apache_avro::Schema::parse_str(&version.schema).map_err(|e| LandingError::BadSchema {
+            subject: format!("{} version {}", landing.subject, version.version),
+            why: e.to_string(),
+        })?;
+        versions.push(schema);
+    }
+    if versions.is_empty() {
+        let (topic, subject) = (landing.topic.clone(), landing.subject.clone());
+        return Err(LandingError::NoSchema { topic, subject }.into());
+    }
+    let there = match around.lake.try_table(&landing.table).await? {
+        Some(table) => Some(table.schema()?),
+        None => None,
+    };
+    let mut decoder = Decoder::new(
+        &landing.stream,
+        &landing.topic,
+        Arc::clone(&around.registry),
+        &versions,
+        there.as_deref(),
+        landing.event_time.as_deref(),
+        landing.zone,
+    )?;
     let mut table = around.lake.ensure(&landing.table, decoder.schema(), &[]).await?;
     evolve(&mut table, decoder.schema(), (around.clock)()).await?;
 
