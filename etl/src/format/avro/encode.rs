@@ -1,7 +1,10 @@
 //! Arrow rows into bodies of one schema.
+use std::sync::Arc;
+
 use apache_avro::Schema;
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, TimeUnit};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, FieldRef, Fields, TimeUnit};
 use bytes::Bytes;
 use thiserror::Error;
 
@@ -40,6 +43,8 @@ impl Explain for EncodeError {
 /// Columns are matched by name. A field without a column takes its default; columns without a field are left out.
 pub struct Encoder {
     record: Record,
+    columns: arrow::datatypes::Schema,
+    read_as: Vec<DataType>,
     schema_id: Option<i32>,
 }
 
@@ -47,12 +52,12 @@ impl Encoder {
     /// For rows with the columns of `rows`, as bodies of `schema`.
     ///
     /// # Errors
-    /// [`SchemaError::Mismatch`] if a column's type is not the one that [`super::arrow_schema`] gives its field;
-    /// [`SchemaError::Missing`] if a field has neither a column nor a default.
+    /// [`SchemaError::Mismatch`] if a column's type is neither the one that [`super::arrow_schema`] gives its field nor
+    /// a smaller one of its kind; [`SchemaError::Missing`] if a field has neither a column nor a default.
     pub fn new(schema: &Schema, rows: &arrow::datatypes::Schema) -> Result<Self, SchemaError> {
         let record = Shape::root(schema)?;
-        check(&record, rows.fields(), "")?;
-        Ok(Self { record, schema_id: None })
+        let read_as = read_as(&record, rows.fields(), "")?;
+        Ok(Self { record, columns: rows.clone(), read_as, schema_id: None })
     }
 
     /// Puts the frame with this schema id in front of every body.
@@ -62,14 +67,22 @@ impl Encoder {
         self
     }
 
-    /// Returns one value per row, in their order.
+    /// Returns one value per row, in their order. The batch has the columns that the encoder was made for.
     ///
     /// # Errors
     /// If a value does not fit: NULL where the schema has none, a symbol the enum has not, a time out of range.
     pub fn encode(&self, batch: &RecordBatch) -> Result<Vec<Bytes>, EncodeError> {
-        let schema = batch.schema();
-        let columns = |name: &str| schema.fields().find(name).map(|(index, _)| batch.column(index).as_ref());
-        let root = bind_record(&self.record, &columns, "").map_err(|(path, why)| EncodeError { path, row: 0, why })?;
+        let whole = |path: String, why: String| EncodeError { path, row: 0, why };
+        let mut arrays = Vec::with_capacity(batch.num_columns());
+        for ((column, data_type), field) in batch.columns().iter().zip(&self.read_as).zip(self.columns.fields()) {
+            let array = if column.data_type() == data_type { Ok(Arc::clone(column)) } else { cast(column, data_type) };
+            arrays.push(array.map_err(|error| whole(field.name().clone(), error.to_string()))?);
+        }
+        let columns = |name: &str| {
+            let (index, _) = self.columns.fields().find(name)?;
+            arrays.get(index).map(AsRef::as_ref)
+        };
+        let root = bind_record(&self.record, &columns, "").map_err(|(path, why)| whole(path, why))?;
         // All rows in one buffer, cut into slices: one allocation for a batch.
         let mut out = Vec::new();
         let mut ends = Vec::with_capacity(batch.num_rows());
@@ -80,12 +93,12 @@ impl Encoder {
             write_record(&root, row, &mut out).map_err(|(path, why)| EncodeError { path, row, why })?;
             ends.push(out.len());
         }
-        let whole = Bytes::from(out);
+        let bytes = Bytes::from(out);
         let mut start = 0;
         Ok(ends
             .into_iter()
             .map(|end| {
-                let slice = whole.slice(start..end);
+                let slice = bytes.slice(start..end);
                 start = end;
                 slice
             })
@@ -93,40 +106,78 @@ impl Encoder {
     }
 }
 
-/// Checks types before there are rows.
-fn check(record: &Record, fields: &arrow::datatypes::Fields, path: &str) -> Result<(), SchemaError> {
+/// The types that the columns of a record are read as.
+fn read_as(record: &Record, fields: &Fields, path: &str) -> Result<Vec<DataType>, SchemaError> {
     for field in &record.fields {
-        let path = join(path, &field.name);
-        match fields.find(&field.name) {
-            Some((_, column)) => fits(&field.shape, column.data_type(), &path)?,
-            None => {
-                default_body(&field.shape, field.default.as_ref())
-                    .ok_or_else(|| SchemaError::Missing { path, target: field.shape.describe() })?;
-            }
+        if fields.find(&field.name).is_none() && default_body(&field.shape, field.default.as_ref()).is_none() {
+            let path = join(path, &field.name);
+            return Err(SchemaError::Missing { path, target: field.shape.describe() });
         }
     }
-    Ok(())
+    fields
+        .iter()
+        .map(|column| match record.fields.iter().find(|field| &field.name == column.name()) {
+            Some(field) => storage(&field.shape, column.data_type(), &join(path, column.name())),
+            None => Ok(column.data_type().clone()),
+        })
+        .collect()
 }
 
-fn fits(shape: &Shape, column: &DataType, path: &str) -> Result<(), SchemaError> {
-    match (shape.strip_null(), column) {
-        (Shape::Record(record), DataType::Struct(fields)) => check(record, fields, path),
-        (Shape::Array(item), DataType::List(element)) => fits(item, element.data_type(), &format!("{path}[]")),
-        (Shape::Map(value), DataType::Map(entries, _)) => match entries.data_type() {
-            DataType::Struct(fields) if fields.len() == 2 => fits(value, fields[1].data_type(), &format!("{path}{{}}")),
-            _ => Ok(()),
-        },
-        (Shape::Union(branches), DataType::Struct(fields)) => {
-            for (branch, name) in branches.iter().zip(member_names(branches)) {
-                if let Some((_, member)) = fields.find(&name) {
-                    fits(branch, member.data_type(), &join(path, &name))?;
-                }
-            }
-            Ok(())
-        }
-        // The zone of a timestamp does not change the moment.
-        (Shape::Timestamp { utc: true, .. }, DataType::Timestamp(TimeUnit::Microsecond, Some(_))) => Ok(()),
-        (only, column) if &data_type(only) == column || matches!(only, Shape::Null) => Ok(()),
-        _ => Err(SchemaError::Mismatch { path: path.to_owned(), writer: shape.describe(), target: column.to_string() }),
+/// The type that a column is read as: its own, or one to which it is cast without loss. Queries return views, large
+/// texts and dictionaries where tables hold plain texts.
+fn storage(shape: &Shape, column: &DataType, path: &str) -> Result<DataType, SchemaError> {
+    if let DataType::Dictionary(_, values) = column {
+        return storage(shape, values, path);
     }
+    let only = shape.strip_null();
+    let plain = data_type(only);
+    let same = match (only, column) {
+        (Shape::Record(record), DataType::Struct(fields)) => {
+            return Ok(with_types(fields, read_as(record, fields, path)?));
+        }
+        (Shape::Union(branches), DataType::Struct(fields)) => {
+            let names = member_names(branches);
+            let types = fields.iter().map(|field| match names.iter().position(|name| name == field.name()) {
+                Some(branch) => storage(&branches[branch], field.data_type(), &join(path, field.name())),
+                None => Ok(field.data_type().clone()),
+            });
+            return Ok(with_types(fields, types.collect::<Result<_, _>>()?));
+        }
+        (Shape::Array(item), DataType::List(element) | DataType::LargeList(element)) => {
+            let element_type = storage(item, element.data_type(), &format!("{path}[]"))?;
+            return Ok(DataType::List(retyped(element, element_type)));
+        }
+        (Shape::Map(value), DataType::Map(entries, sorted)) => match entries.data_type() {
+            DataType::Struct(fields) if fields.len() == 2 => {
+                let value = storage(value, fields[1].data_type(), &format!("{path}{{}}"))?;
+                return Ok(DataType::Map(retyped(entries, with_types(fields, vec![DataType::Utf8, value])), *sorted));
+            }
+            _ => false,
+        },
+        (Shape::Null, _) => return Ok(column.clone()),
+        // More digits than the schema has are a matter of single values.
+        (Shape::Decimal { scale, .. }, DataType::Decimal128(_, places)) if scale == places => return Ok(column.clone()),
+        // The zone of a timestamp does not change the moment.
+        (Shape::Timestamp { utc, .. }, DataType::Timestamp(_, zone)) if *utc == zone.is_some() => {
+            return Ok(DataType::Timestamp(TimeUnit::Microsecond, zone.clone()));
+        }
+        (_, DataType::Utf8View | DataType::LargeUtf8) => plain == DataType::Utf8,
+        (_, DataType::BinaryView | DataType::LargeBinary) => plain == DataType::Binary,
+        (Shape::Int | Shape::Long, DataType::Int8 | DataType::Int16)
+        | (Shape::Long | Shape::Double, DataType::Int32)
+        | (Shape::Double, DataType::Float32) => true,
+        _ => &plain == column,
+    };
+    if same {
+        return Ok(plain);
+    }
+    Err(SchemaError::Mismatch { path: path.to_owned(), writer: shape.describe(), target: column.to_string() })
+}
+
+fn with_types(fields: &Fields, types: Vec<DataType>) -> DataType {
+    DataType::Struct(fields.iter().zip(types).map(|(field, data_type)| retyped(field, data_type)).collect())
+}
+
+fn retyped(field: &FieldRef, data_type: DataType) -> FieldRef {
+    Arc::new(field.as_ref().clone().with_data_type(data_type))
 }

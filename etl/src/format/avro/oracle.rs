@@ -239,7 +239,8 @@ fn expected(value: &Value, schema: &Schema) -> Cell {
         (Value::String(text) | Value::Enum(_, text), _) => Cell::Text(text.clone()),
         (Value::Uuid(id), _) => Cell::Text(id.to_string()),
         (Value::Decimal(decimal), _) => {
-            let bytes: Vec<u8> = decimal.try_into().unwrap();
+            // A zero of no bytes is read by apache-avro and cannot be written by it.
+            let bytes: Vec<u8> = decimal.try_into().unwrap_or_default();
             Cell::Decimal(super::wire::decimal_value(&bytes).unwrap())
         }
         (Value::Duration(span), _) => Cell::Struct(vec![

@@ -471,6 +471,47 @@ fn rows_that_the_schema_cannot_say_are_refused_by_column_and_row() {
     assert_eq!(encode(&default, &batch).unwrap(), [&b"\x02\x02a\x01"[..], b"\0\x01"]);
 }
 
+#[test]
+fn rows_of_a_query_are_encoded_whatever_texts_they_hold() {
+    let list = |item: DataType| DataType::List(Arc::new(Field::new("item", item, true)));
+    let schema = record(&json!([
+        {"name": "a", "type": ["null", "string"]},
+        {"name": "b", "type": {"type": "array", "items": ["null", "string"]}},
+        {"name": "c", "type": "long"},
+        {"name": "d", "type": "string"},
+        {"name": "e", "type": {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}},
+    ]));
+    let plain = table(vec![
+        Field::new("a", DataType::Utf8, true),
+        Field::new("b", list(DataType::Utf8), true),
+        Field::new("c", DataType::Int32, true),
+        Field::new("d", DataType::Utf8, true),
+        Field::new("e", DataType::Decimal128(20, 2), true),
+    ]);
+    let mut rows = crate::format::json::Decoder::new(plain).unwrap();
+    rows.decode(br#"{"a": "x", "b": ["y", null], "c": 3, "d": "z", "e": 8.99}"#).unwrap();
+    rows.decode(br#"{"a": null, "b": [], "c": 3, "d": "z", "e": 100}"#).unwrap();
+    let batch = rows.flush().unwrap();
+    let dictionary = DataType::Dictionary(Box::new(DataType::Int32), Box::new(DataType::Utf8));
+    let types =
+        [DataType::Utf8View, list(DataType::LargeUtf8), DataType::Int16, dictionary, DataType::Decimal128(20, 2)];
+    let columns = batch.columns().iter().zip(&types).map(|(column, to)| arrow::compute::cast(column, to).unwrap());
+    let names = ["a", "b", "c", "d", "e"];
+    let batch = RecordBatch::try_from_iter_with_nullable(
+        names.into_iter().zip(columns).map(|(name, column)| (name, column, true)),
+    )
+    .unwrap();
+
+    assert_eq!(
+        encode(&schema, &batch.slice(0, 1)).unwrap(),
+        [&b"\x02\x02x\x04\x02\x02y\x00\x00\x06\x02z\x04\x03\x83"[..]]
+    );
+    assert_eq!(
+        encode(&schema, &batch).unwrap_err(),
+        "encode `e` of row 1: more than 4 digits, or more than the fixed holds"
+    );
+}
+
 // ---- the schemas that are shipped ----
 
 const SHIPPED: [(&str, &str); 7] = [

@@ -1,8 +1,8 @@
 //! Rows as JSON, for people and for `topics produce`: what [`super::Decoder`] reads back.
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int32Type, Int64Type, TimeUnit,
-    TimestampMicrosecondType,
+    DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type,
+    TimeUnit, TimestampMicrosecondType, UInt64Type,
 };
 use serde_json::{Map, Number, Value};
 use thiserror::Error;
@@ -61,6 +61,9 @@ fn value(array: &dyn Array, row: usize) -> Result<Value, DataType> {
     Ok(match array.data_type() {
         DataType::Null => Value::Null,
         DataType::Boolean => array.as_boolean().value(row).into(),
+        DataType::Int8 => array.as_primitive::<Int8Type>().value(row).into(),
+        DataType::Int16 => array.as_primitive::<Int16Type>().value(row).into(),
+        DataType::UInt64 => array.as_primitive::<UInt64Type>().value(row).into(),
         DataType::Int32 => array.as_primitive::<Int32Type>().value(row).into(),
         DataType::Int64 => array.as_primitive::<Int64Type>().value(row).into(),
         // By its own shortest text: 0.1 as a double of a float would be 0.10000000149011612.
