@@ -7,6 +7,7 @@ pub mod error;
 pub mod format;
 pub mod model;
 pub mod pipeline;
+pub mod generate;
 pub mod position;
 pub mod publish;
 pub mod record;
