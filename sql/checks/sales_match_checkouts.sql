@@ -6,4 +6,4 @@ FULL OUTER JOIN (
     FROM {{ ref('fact_checkout') }}
     GROUP BY movie_id
 ) c ON c.movie_id = s.movie_id
-WHERE s.total_sales IS DISTINCT FROM c.total OR s.units IS DISTINCT FROM c.units
+WHERE (s.total_sales IS DISTINCT FROM c.total) OR (s.units IS DISTINCT FROM c.units)

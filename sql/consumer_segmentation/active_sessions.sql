@@ -9,13 +9,19 @@
 --   hour_start         UTC, the hour measured_at is in
 --   hour_max_sessions  the most that were open at any one instant of that hour, not only at its quarters
 WITH sessions AS (
-    SELECT started_at, ended_at
+    -- Microseconds without zone are UTC here too; on other types date_bin computes in nanoseconds, which end in 2262.
+    SELECT arrow_cast(started_at, 'Timestamp(Microsecond, None)') AS started_at,
+           arrow_cast(ended_at, 'Timestamp(Microsecond, None)') AS ended_at
     FROM {{ ref('fact_session') }}
+),
+usable AS (
+    SELECT started_at, ended_at, date_bin(INTERVAL '1 hour', started_at) AS first_hour
+    FROM sessions
     WHERE date_bin(INTERVAL '1 hour', started_at) IS NOT NULL AND date_bin(INTERVAL '1 hour', ended_at) IS NOT NULL
 ),
 busy AS (
-    SELECT DISTINCT unnest(range(date_bin(INTERVAL '1 hour', started_at), ended_at, INTERVAL '1 hour')) AS hour_start
-    FROM sessions
+    SELECT DISTINCT unnest(range(first_hour, ended_at, INTERVAL '1 hour')) AS hour_start
+    FROM usable
 ),
 followed AS (
     SELECT hour_start, lead(hour_start) OVER (ORDER BY hour_start) AS next_hour
@@ -30,9 +36,9 @@ quarters AS (
     FROM followed
 ),
 changes AS (
-    SELECT started_at AS changed_at, 1 AS delta, 0 AS quarter FROM sessions
-    UNION ALL SELECT ended_at, -1, 0 FROM sessions
-    UNION ALL SELECT arrow_cast(measured_at, 'Timestamp(Microsecond, Some("UTC"))'), 0, 1 FROM quarters
+    SELECT started_at AS changed_at, 1 AS delta, 0 AS quarter FROM usable
+    UNION ALL SELECT ended_at, -1, 0 FROM usable
+    UNION ALL SELECT arrow_cast(measured_at, 'Timestamp(Microsecond, None)'), 0, 1 FROM quarters
 ),
 instants AS (
     -- One row an instant: what ends and what starts there happens at once.
@@ -51,9 +57,9 @@ peaks AS (
     FROM levels
     GROUP BY hour_start
 )
-SELECT l.changed_at AS measured_at,
+SELECT arrow_cast(l.changed_at, 'Timestamp(Microsecond, Some("UTC"))') AS measured_at,
        l.open_sessions AS active_sessions,
-       l.hour_start,
+       arrow_cast(l.hour_start, 'Timestamp(Microsecond, Some("UTC"))') AS hour_start,
        p.hour_max_sessions
 FROM levels l
 JOIN peaks p ON p.hour_start = l.hour_start

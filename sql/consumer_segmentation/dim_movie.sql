@@ -20,12 +20,4 @@ SELECT CAST(item_id AS VARCHAR) AS movie_key,
        release_date
 FROM {{ source('silver', 'movies') }}
 UNION ALL
-SELECT 'unknown',
-       CAST(NULL AS BIGINT),
-       'Unknown item',
-       CAST(NULL AS VARCHAR),
-       CAST(NULL AS VARCHAR),
-       CAST(NULL AS DECIMAL(10, 2)),
-       CAST(NULL AS VARCHAR),
-       CAST(NULL AS DECIMAL(10, 2)),
-       CAST(NULL AS DATE)
+SELECT 'unknown', NULL, 'Unknown item', NULL, NULL, NULL, NULL, NULL, NULL

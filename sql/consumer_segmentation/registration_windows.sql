@@ -7,7 +7,9 @@
 --   registrations              distinct users
 WITH panes AS (
     -- A user counts once per window however often they register: what matters is in which quarter hours they did.
-    SELECT DISTINCT user_id, date_bin(INTERVAL '15 minutes', event_at) AS pane
+    -- Microseconds without zone are UTC here too; on other types date_bin computes in nanoseconds, which end in 2262.
+    SELECT DISTINCT user_id,
+           date_bin(INTERVAL '15 minutes', arrow_cast(event_at, 'Timestamp(Microsecond, None)')) AS pane
     FROM {{ source('bronze', 'consumer_registration_topic') }}
 ),
 members AS (
@@ -18,8 +20,8 @@ members AS (
     UNION ALL SELECT user_id, pane - INTERVAL '30 minutes', 'sliding' FROM panes
     UNION ALL SELECT user_id, pane - INTERVAL '45 minutes', 'sliding' FROM panes
 )
-SELECT window_start,
-       window_start + INTERVAL '1 hour' AS window_end,
+SELECT arrow_cast(window_start, 'Timestamp(Microsecond, Some("UTC"))') AS window_start,
+       arrow_cast(window_start + INTERVAL '1 hour', 'Timestamp(Microsecond, Some("UTC"))') AS window_end,
        window_type,
        count(DISTINCT user_id) AS registrations
 FROM members
