@@ -5,9 +5,9 @@
 pub mod engine;
 pub mod error;
 pub mod format;
+pub mod generate;
 pub mod model;
 pub mod pipeline;
-pub mod generate;
 pub mod position;
 pub mod publish;
 pub mod record;

@@ -74,7 +74,7 @@ impl Extend<CatalogueItem> for Catalogue {
     }
 }
 
-/// Spreads 64 bits: SplitMix64's finalizer (Steele, Lea, Flood 2014). Different inputs give different outputs.
+/// Spreads 64 bits: the finalizer of `SplitMix64` (Steele, Lea, Flood 2014). Different inputs give different outputs.
 const fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -119,7 +119,7 @@ impl Generator {
         true
     }
 
-    fn event(&mut self, at: DateTime<Utc>, shopper: &Cart, action: Action) -> Event {
+    fn event(&mut self, at: DateTime<Utc>, cart: &Cart, action: Action) -> Event {
         let kind = match action {
             Action::Register => EventKind::ConsumerRegistration,
             Action::SignIn => EventKind::SignIn,
@@ -128,7 +128,7 @@ impl Generator {
             Action::Pay(_) => EventKind::CheckoutToCart,
             Action::SignOut => EventKind::SignOut,
         };
-        let user = shopper.user_id.to_string();
+        let user = cart.user_id.to_string();
         let mut body = Map::new();
         let mut text = |name: &str, value: String| {
             body.insert(name.to_owned(), Value::String(value));
@@ -149,12 +149,12 @@ impl Generator {
             Action::View(item) => text("item_id", self.item_id(item)),
             Action::Add(item) => {
                 text("item_id", self.item_id(Some(item)));
-                text("cart_id", shopper.cart_id());
+                text("cart_id", cart.text());
             }
             Action::Pay(item) => {
                 let cents = self.items.get(item as usize).and_then(|(_, price)| *price).unwrap_or(0);
-                text("cart_id", shopper.cart_id());
-                text("payment_method", if shopper.card { "Card" } else { "Cash" }.to_owned());
+                text("cart_id", cart.text());
+                text("payment_method", if cart.card { "Card" } else { "Cash" }.to_owned());
                 text("movie_id", self.item_id(Some(item)));
                 text("purchase_amount", format!("{}.{:02}", cents / 100, cents % 100));
             }
@@ -173,13 +173,13 @@ impl Generator {
 /// Who acts and with which cart, at the moment of the action: the next session has another cart.
 struct Cart {
     user_id: u64,
-    cart: u128,
+    id: u128,
     card: bool,
 }
 
 impl Cart {
-    fn cart_id(&self) -> String {
-        Builder::from_random_bytes(self.cart.to_be_bytes()).into_uuid().to_string()
+    fn text(&self) -> String {
+        Builder::from_random_bytes(self.id.to_be_bytes()).into_uuid().to_string()
     }
 }
 
@@ -192,7 +192,7 @@ impl Iterator for Generator {
         }
         while self.admit() {}
         let Reverse(Waiting { order, mut shopper, .. }) = self.open.pop()?;
-        let cart = Cart { user_id: shopper.user_id, cart: shopper.cart, card: shopper.card };
+        let cart = Cart { user_id: shopper.user_id, id: shopper.cart, card: shopper.card };
         let step = shopper.take(&self.settings.habits, &self.items, &mut self.rng)?;
         if let Some(at) = shopper.next_at() {
             self.open.push(Reverse(Waiting { at, order, shopper }));

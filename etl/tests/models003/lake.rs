@@ -1,7 +1,7 @@
 //! Bronze and silver tables in memory, and the models built from them.
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use datafusion::arrow::array::UInt32Array;
@@ -15,12 +15,12 @@ use datafusion::arrow::datatypes::{
 };
 use datafusion::datasource::MemTable;
 use datafusion::prelude::{DataFrame, SessionConfig, SessionContext};
-use minijinja::value::Kwargs;
-use minijinja::{Environment, Value};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
+use serde_json::Value;
 use tidemill_etl::generate::{Event, EventKind};
+use tidemill_etl::model::Project;
 
 /// An event with the place it landed at.
 #[derive(Debug, Clone)]
@@ -70,30 +70,23 @@ pub(crate) struct Movie {
 /// The project's models, run on tables in memory.
 pub(crate) struct Lake {
     context: SessionContext,
-    vars: BTreeMap<String, i64>,
+    project: Project,
 }
 
 /// One row as text, in a form that is exact: times in microseconds, decimals in their smallest unit, `-` for NULL.
 pub(crate) type Row = Vec<String>;
 
-fn sql_dir() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql")
+/// The project's models and checks, as the product itself renders them.
+fn project(vars: &[(&str, i64)]) -> Project {
+    let vars = vars.iter().map(|(name, value)| ((*name).to_owned(), Value::from(*value))).collect();
+    Project::load(&Path::new(env!("CARGO_MANIFEST_DIR")).join("../sql"), &vars).unwrap()
 }
 
-fn names(folder: &str) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(sql_dir().join(folder))
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "sql"))
-        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
-        .collect();
-    names.sort();
-    names
-}
-
-/// The models of seed 003, by name.
+/// The models of seed 003, each after what it reads.
 pub(crate) fn model_names() -> Vec<String> {
-    names("consumer_segmentation")
+    let project = project(&[]);
+    let models = project.order(&["consumer_segmentation".to_owned()]).unwrap();
+    models.into_iter().map(|model| model.name.clone()).collect()
 }
 
 impl Lake {
@@ -111,50 +104,13 @@ impl Lake {
         }
         register(&context, "silver.movies", &silver_movies(movies), &mut rng);
 
-        let lake = Self { context, vars: vars.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect() };
-        let mut built = BTreeSet::new();
-        let mut waiting: Vec<(String, Rendered)> = model_names()
-            .into_iter()
-            .map(|name| {
-                let rendered = lake.render(&format!("consumer_segmentation/{name}.sql"));
-                (name, rendered)
-            })
-            .collect();
-        while !waiting.is_empty() {
-            let (ready, rest): (Vec<_>, Vec<_>) =
-                waiting.into_iter().partition(|(_, rendered)| rendered.refs.is_subset(&built));
-            assert!(!ready.is_empty(), "models that wait for each other: {rest:?}");
-            for (name, rendered) in ready {
-                let frame = lake.context.sql(&rendered.sql).await.unwrap_or_else(|error| panic!("{name}: {error}"));
-                let table = collect(frame, &name).await;
-                lake.context.register_table(format!("gold.{name}"), Arc::new(table)).unwrap();
-                built.insert(name);
-            }
-            waiting = rest;
+        let project = project(vars);
+        for model in project.order(&["consumer_segmentation".to_owned()]).unwrap() {
+            let frame = context.sql(&model.sql).await.unwrap_or_else(|error| panic!("{}: {error}", model.name));
+            let table = collect(frame, &model.name).await;
+            context.register_table(model.table.to_string(), Arc::new(table)).unwrap();
         }
-        lake
-    }
-
-    /// What the templates make of a file: `ref` is gold, `source` is schema and table.
-    fn render(&self, file: &str) -> Rendered {
-        let refs: Arc<Mutex<BTreeSet<String>>> = Arc::default();
-        let seen = Arc::clone(&refs);
-        let vars = self.vars.clone();
-        let mut environment = Environment::new();
-        environment.add_function("config", |_: Kwargs| "");
-        environment.add_function("source", |schema: String, table: String| format!("{schema}.{table}"));
-        environment.add_function("ref", move |name: String| {
-            seen.lock().unwrap().insert(name.clone());
-            format!("gold.{name}")
-        });
-        environment.add_function("var", move |name: String, default: Value| {
-            vars.get(&name).map_or(default, |value| Value::from(*value))
-        });
-        let template = std::fs::read_to_string(sql_dir().join(file)).unwrap();
-        let sql = environment.render_str(&template, ()).unwrap_or_else(|error| panic!("{file}: {error:#}"));
-        drop(environment);
-        let refs = refs.lock().unwrap().clone();
-        Rendered { sql, refs }
+        Self { context, project }
     }
 
     /// All rows of a gold table, sorted; `*` for all columns.
@@ -187,17 +143,17 @@ impl Lake {
         rows
     }
 
-    /// Runs every file of `sql/checks`; none may return a row.
+    /// Runs every check of the project; none may return a row.
     pub(crate) async fn assert_checks_pass(&self, case: &str) {
-        for check in names("checks") {
-            let rows = self.query(&self.render(&format!("checks/{check}.sql")).sql).await;
+        for check in self.project.checks.keys() {
+            let rows = self.check(check).await;
             assert!(rows.is_empty(), "{case}: check {check} found {} rows: {:?}", rows.len(), rows.first());
         }
     }
 
-    /// Runs one file of `sql/checks`.
+    /// Runs one check.
     pub(crate) async fn check(&self, check: &str) -> Vec<Row> {
-        self.query(&self.render(&format!("checks/{check}.sql")).sql).await
+        self.query(&self.project.checks[check].sql).await
     }
 
     /// Replaces a gold table by what a query gives: for showing that a check can fail.
@@ -207,12 +163,6 @@ impl Lake {
         self.context.deregister_table(format!("gold.{model}")).unwrap();
         self.context.register_table(format!("gold.{model}"), Arc::new(table)).unwrap();
     }
-}
-
-#[derive(Debug)]
-struct Rendered {
-    sql: String,
-    refs: BTreeSet<String>,
 }
 
 /// The rows of a query as a table, with every column nullable as in a Delta table.

@@ -46,9 +46,8 @@ pub(crate) fn sessions(landed: &[Landed]) -> Vec<Session> {
         let (end, ended_by) = match (next(EventKind::SignOut), next(EventKind::SignIn)) {
             (None, None) => (start + 12 * HOUR, "timeout"),
             (Some(out), None) => (out, "sign_out"),
-            (None, Some(again)) => (again, "next_sign_in"),
             (Some(out), Some(again)) if out <= again => (out, "sign_out"),
-            (Some(_), Some(again)) => (again, "next_sign_in"),
+            (_, Some(again)) => (again, "next_sign_in"),
         };
         sessions.insert(Session { user: user.clone(), start, end, ended_by });
     }
@@ -250,19 +249,30 @@ fn dim_date(landed: &[Landed]) -> Vec<Row> {
 
 /// Compares every model with its definition.
 pub(crate) async fn compare(lake: &Lake, landed: &[Landed], movies: &[Movie], case: &str) {
-    let same = async |model: &str, columns: &[&str], mut expected: Vec<Row>| {
-        expected.sort();
-        let actual = lake.rows(model, columns).await;
-        for (place, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
-            assert_eq!(actual, expected, "{case}: {model}, row {place} of {columns:?}");
-        }
-        assert_eq!(actual.len(), expected.len(), "{case}: rows of {model}");
-    };
-    let known: BTreeSet<String> = movies.iter().map(|movie| movie.item_id.to_string()).collect();
-    let key = |item: &str| if known.contains(item) { item.to_owned() } else { "unknown".to_owned() };
-    let sessions = sessions(landed);
+    let case = Case { lake, name: case };
+    dimensions(&case, landed, movies).await;
+    facts(&case, landed, movies).await;
+    aggregates(&case, landed).await;
+}
 
-    same(
+struct Case<'a> {
+    lake: &'a Lake,
+    name: &'a str,
+}
+
+impl Case<'_> {
+    async fn same(&self, model: &str, columns: &[&str], mut expected: Vec<Row>) {
+        expected.sort();
+        let actual = self.lake.rows(model, columns).await;
+        for (place, (actual, expected)) in actual.iter().zip(&expected).enumerate() {
+            assert_eq!(actual, expected, "{}: {model}, row {place} of {columns:?}", self.name);
+        }
+        assert_eq!(actual.len(), expected.len(), "{}: rows of {model}", self.name);
+    }
+}
+
+async fn dimensions(case: &Case<'_>, landed: &[Landed], movies: &[Movie]) {
+    case.same(
         "dim_user",
         &["user_id", "registered_at", "age", "masked_email", "preferred_language", "first_seen_at", "last_seen_at"],
         dim_user(landed),
@@ -274,13 +284,13 @@ pub(crate) async fn compare(lake: &Lake, landed: &[Landed], movies: &[Movie], ca
         let currency = or_null(movie.list_price_cents.map(|_| "USD"));
         row([&movie.item_id, &movie.item_id, &movie.title, &price, &currency])
     });
-    same(
+    case.same(
         "dim_movie",
         &["movie_key", "item_id", "title", "list_price", "list_price_currency"],
         items.chain([unknown]).collect(),
     )
     .await;
-    same(
+    case.same(
         "dim_date",
         &[
             "calendar_date",
@@ -297,7 +307,13 @@ pub(crate) async fn compare(lake: &Lake, landed: &[Landed], movies: &[Movie], ca
         dim_date(landed),
     )
     .await;
-    same(
+}
+
+async fn facts(case: &Case<'_>, landed: &[Landed], movies: &[Movie]) {
+    let known: BTreeSet<String> = movies.iter().map(|movie| movie.item_id.to_string()).collect();
+    let key = |item: &str| if known.contains(item) { item.to_owned() } else { "unknown".to_owned() };
+    let sessions = sessions(landed);
+    case.same(
         "fact_session",
         &["user_id", "started_at", "ended_at", "start_date", "ended_by", "duration_seconds"],
         sessions
@@ -316,9 +332,9 @@ pub(crate) async fn compare(lake: &Lake, landed: &[Landed], movies: &[Movie], ca
             .collect(),
     )
     .await;
-    let ids = lake.rows("fact_session", &["session_id"]).await;
-    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), sessions.len(), "{case}: session ids");
-    same(
+    let ids = case.lake.rows("fact_session", &["session_id"]).await;
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), sessions.len(), "{}: session ids", case.name);
+    case.same(
         "fact_view",
         &["event_id", "viewed_at", "view_date", "user_id", "item_id", "movie_key"],
         of(landed, EventKind::ItemView)
@@ -329,7 +345,7 @@ pub(crate) async fn compare(lake: &Lake, landed: &[Landed], movies: &[Movie], ca
             .collect(),
     )
     .await;
-    same(
+    case.same(
         "fact_cart",
         &["event_id", "added_at", "add_date", "user_id", "cart_id", "item_id", "movie_key"],
         of(landed, EventKind::AddedToCart)
@@ -340,7 +356,7 @@ pub(crate) async fn compare(lake: &Lake, landed: &[Landed], movies: &[Movie], ca
             .collect(),
     )
     .await;
-    same(
+    case.same(
         "fact_checkout",
         &[
             "cart_id",
@@ -371,26 +387,30 @@ pub(crate) async fn compare(lake: &Lake, landed: &[Landed], movies: &[Movie], ca
             .collect(),
     )
     .await;
-    same(
+}
+
+async fn aggregates(case: &Case<'_>, landed: &[Landed]) {
+    let sessions = sessions(landed);
+    case.same(
         "registration_windows",
         &["window_type", "window_start", "window_end", "registrations"],
         registration_windows(landed),
     )
     .await;
-    same(
+    case.same(
         "active_sessions",
         &["measured_at", "active_sessions", "hour_start", "hour_max_sessions"],
         active_sessions(&sessions),
     )
     .await;
-    same(
+    case.same(
         "session_durations",
         &["hour_start", "sessions", "timed_out_sessions", "average_duration_seconds", "longest_duration_seconds"],
         session_durations(&sessions),
     )
     .await;
-    same("movie_sales", &["movie_id", "total_sales", "units", "aggregated_at"], movie_sales(landed)).await;
-    same(
+    case.same("movie_sales", &["movie_id", "total_sales", "units", "aggregated_at"], movie_sales(landed)).await;
+    case.same(
         "user_segments",
         &["user_id", "purchases", "views", "sign_ins", "purchase_segment", "view_segment", "engagement_segment"],
         user_segments(landed),

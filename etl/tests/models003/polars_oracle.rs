@@ -8,7 +8,10 @@ use tidemill_etl::generate::EventKind;
 use super::lake::{Lake, Landed, Row, cents};
 use super::oracle::{HOUR, QUARTER, of};
 
-fn frame<'a>(landed: impl Iterator<Item = &'a Landed>, columns: &[(&str, fn(&Landed) -> String)]) -> LazyFrame {
+/// A column's name and its value for an event.
+type TextColumn = (&'static str, fn(&Landed) -> String);
+
+fn frame<'a>(landed: impl Iterator<Item = &'a Landed>, columns: &[TextColumn]) -> LazyFrame {
     let landed: Vec<&Landed> = landed.collect();
     let mut series = vec![
         Column::from(Series::new("at".into(), landed.iter().map(|landed| landed.at()).collect::<Vec<i64>>())),
