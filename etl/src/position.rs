@@ -21,6 +21,11 @@ impl TopicPartition {
     pub fn new(topic: impl Into<String>, partition: i32) -> Self {
         Self { topic: topic.into(), partition }
     }
+
+    /// Whether this is that partition of that topic.
+    pub fn is(&self, topic: &str, partition: i32) -> bool {
+        self.partition == partition && self.topic == topic
+    }
 }
 
 impl fmt::Display for TopicPartition {

@@ -12,6 +12,7 @@ use crate::source::Source;
 
 pub mod embedded;
 mod error;
+mod held;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 mod name;
@@ -19,6 +20,8 @@ mod partitioner;
 
 pub use embedded::EmbeddedTopics;
 pub use error::BrokerError;
+#[cfg(feature = "kafka")]
+pub use kafka::{KafkaBroker, KafkaSettings};
 pub use partitioner::partition_of;
 
 /// A topic as `topics list` shows it.
@@ -79,6 +82,8 @@ pub trait Broker: Send + Sync {
 }
 
 /// Writes records and a note of progress in one atomic step.
+///
+/// A call whose future was dropped has an unknown outcome: open the publisher again.
 #[async_trait]
 pub trait Publisher: Send {
     /// The progress of the last committed step, or `None` before the first.

@@ -15,6 +15,7 @@ use crate::error::Result;
 use crate::position::{Bounds, Offset, TopicPartition};
 use crate::record::NewRecord;
 use crate::source::Source;
+use crate::topic::held::off_thread;
 use crate::topic::{Assignment, Broker, BrokerError, Publisher, TopicInfo, name, partition_of};
 
 /// The biggest record we take: key, value and headers. Kafka's own default is 1 MiB.
@@ -121,27 +122,6 @@ impl Shared {
         };
         records.into_iter().map(place).collect()
     }
-}
-
-/// Runs blocking work on a thread made for it.
-pub(super) async fn off_thread<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, BrokerError> + Send + 'static,
-) -> Result<T, BrokerError> {
-    tokio::task::spawn_blocking(work).await.map_err(stopped)?
-}
-
-/// Hands on a panic of a blocking thread; else the runtime is stopping.
-pub(super) fn stopped(error: tokio::task::JoinError) -> BrokerError {
-    match error.try_into_panic() {
-        Ok(panic) => std::panic::resume_unwind(panic),
-        Err(stopped) => gone(&stopped.to_string()),
-    }
-}
-
-/// The process is stopping while somebody still reads.
-pub(super) fn gone(cause: &str) -> BrokerError {
-    let (brokers, doing) = ("embedded topics".to_owned(), "reading".to_owned());
-    BrokerError::Client { brokers, doing, cause: cause.to_owned(), retry: true }
 }
 
 /// Returns the bytes of key, value and headers.

@@ -7,15 +7,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use rusqlite::{Connection, Transaction, params};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep_until};
 
+use super::headers;
 use super::store::{self, offset_of, record_id};
-use super::{broker, headers};
 use crate::error::Result;
 use crate::position::Offset;
 use crate::record::Record;
 use crate::source::{Budget, Polled, Source};
+use crate::topic::held::Held;
 use crate::topic::{Assignment, BrokerError};
 
 /// How often we look whether another process has written. Commits of this process wake us at once.
@@ -23,9 +23,7 @@ const LOOK: Duration = Duration::from_millis(5);
 
 /// A reader over some partitions.
 pub(super) struct EmbeddedSource {
-    reader: Option<Reader>,
-    /// A read that goes on although its `poll` was dropped: the next `poll` hands out what it found.
-    reading: Option<JoinHandle<(Reader, Result<Fetched, BrokerError>)>>,
+    reader: Held<Reader, Result<Fetched, BrokerError>>,
     commits: watch::Receiver<u64>,
     /// Keeps `commits` open when the broker is gone.
     _wake: Arc<watch::Sender<u64>>,
@@ -43,27 +41,8 @@ impl EmbeddedSource {
             .into_iter()
             .map(|(lane, assignment)| Reading { lane, next: assignment.from, assignment, seen: None })
             .collect();
-        let reader = Some(Reader { connection, path, lanes, turn: 0, version: None });
-        Self { reader, reading: None, commits: commits.subscribe(), _wake: Arc::clone(commits) }
-    }
-
-    async fn fetch(&mut self, budget: Budget) -> Result<Fetched, BrokerError> {
-        if self.reading.is_none()
-            && let Some(mut reader) = self.reader.take()
-        {
-            self.reading = Some(tokio::task::spawn_blocking(move || {
-                let fetched = reader.fetch(budget);
-                (reader, fetched)
-            }));
-        }
-        let Some(reading) = self.reading.as_mut() else {
-            return Err(broker::gone("an earlier read was stopped"));
-        };
-        let done = reading.await;
-        self.reading = None;
-        let (reader, fetched) = done.map_err(broker::stopped)?;
-        self.reader = Some(reader);
-        fetched
+        let reader = Held::new(Reader { connection, path, lanes, turn: 0, version: None });
+        Self { reader, commits: commits.subscribe(), _wake: Arc::clone(commits) }
     }
 }
 
@@ -73,7 +52,7 @@ impl Source for EmbeddedSource {
         let deadline = Instant::now() + budget.linger;
         loop {
             self.commits.mark_unchanged();
-            match self.fetch(budget).await? {
+            match self.reader.run(move |reader| reader.fetch(budget)).await?? {
                 Fetched::Records(records) => return Ok(Polled::Records(records)),
                 Fetched::End => return Ok(Polled::End),
                 Fetched::Nothing if Instant::now() >= deadline => return Ok(Polled::Idle),
