@@ -7,6 +7,7 @@ pub mod error;
 pub mod format;
 pub mod generate;
 pub mod model;
+pub mod output;
 pub mod pipeline;
 pub mod position;
 pub mod publish;

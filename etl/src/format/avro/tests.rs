@@ -515,12 +515,12 @@ fn rows_of_a_query_are_encoded_whatever_texts_they_hold() {
 // ---- the schemas that are shipped ----
 
 const SHIPPED: [(&str, &str); 7] = [
-    ("consumer_registration", include_str!("../../../../schemas/consumer_registration.avsc")),
-    ("sign_in", include_str!("../../../../schemas/sign_in.avsc")),
-    ("sign_out", include_str!("../../../../schemas/sign_out.avsc")),
-    ("item_view", include_str!("../../../../schemas/item_view.avsc")),
-    ("added_to_cart", include_str!("../../../../schemas/added_to_cart.avsc")),
-    ("checkout_to_cart", include_str!("../../../../schemas/checkout_to_cart.avsc")),
+    ("consumer_registration", include_str!("../../../../schemas/consumer_registration_topic.avsc")),
+    ("sign_in", include_str!("../../../../schemas/sign_in_topic.avsc")),
+    ("sign_out", include_str!("../../../../schemas/sign_out_topic.avsc")),
+    ("item_view", include_str!("../../../../schemas/item_view_topic.avsc")),
+    ("added_to_cart", include_str!("../../../../schemas/added_to_cart_topic.avsc")),
+    ("checkout_to_cart", include_str!("../../../../schemas/checkout_to_cart_topic.avsc")),
     ("movies_catalog_enriched", include_str!("../../../../schemas/movies_catalog_enriched.avsc")),
 ];
 
