@@ -1,2 +1,85 @@
 //! The `tidemill` binary: reads the command line, wires the parts, reports how it went.
-fn main() {}
+#![expect(dead_code, reason = "the frame comes first; the commands that use the rest of it follow")]
+mod cli;
+mod commands;
+mod embedded;
+mod failure;
+mod metrics;
+mod project;
+mod report;
+mod server;
+mod settings;
+mod stop;
+mod suggest;
+
+use std::panic::{self, AssertUnwindSafe};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use clap::Parser as _;
+use tokio_util::sync::CancellationToken;
+
+use commands::Context;
+use failure::{Exit, Failure, Result};
+use report::Report;
+
+fn main() -> ExitCode {
+    let exit = match cli::Cli::try_parse() {
+        Ok(cli) => start(cli),
+        Err(error) => report::usage(&error),
+    };
+    ExitCode::from(exit.code())
+}
+
+fn start(cli: cli::Cli) -> Exit {
+    let environment = settings::Environment::read();
+    let report = Report::new(&cli.global, &environment);
+    report.log(cli.global.verbose);
+    let panics = watch_panics();
+    let context = Context { report: report.clone(), global: cli.global, environment, stop: CancellationToken::new() };
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| run(context, cli.command)));
+    match outcome {
+        Ok(Ok(exit)) => exit,
+        Ok(Err(failure)) => report.failure(&failure),
+        Err(_) => {
+            let (what, place) = panics.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default();
+            report.failure(&Failure::bug(format!("a bug: {what}")).place(place))
+        }
+    }
+}
+
+fn run(context: Context, command: cli::Command) -> Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        // 8 MiB, as the main thread has: deep SQL plans recurse.
+        .thread_stack_size(8 << 20)
+        .build()
+        .map_err(|error| Failure::new("X0002", "cannot start threads").why(error.to_string()))?;
+    let stop = context.stop.clone();
+    let outcome = runtime.block_on(async {
+        tokio::select! {
+            outcome = Box::pin(commands::run(&context, command)) => outcome,
+            () = stop::twice(stop) => Ok(Exit::Stopped),
+        }
+    });
+    // Blocking work, such as a read from a pipe nobody writes to, must not hold the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    outcome
+}
+
+/// What the last panic said, and where.
+type LastPanic = Arc<Mutex<Option<(String, String)>>>;
+
+/// Keeps what a panic says for the report, instead of printing it at once.
+fn watch_panics() -> LastPanic {
+    let last = LastPanic::default();
+    let seen = Arc::clone(&last);
+    panic::set_hook(Box::new(move |info| {
+        let what = info.payload_as_str().unwrap_or("it panicked without a word").to_owned();
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(what, place, "panicked");
+        *seen.lock().unwrap_or_else(PoisonError::into_inner) = Some((what, place));
+    }));
+    last
+}

@@ -1,0 +1,509 @@
+//! Commands and flags: types only.
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// One binary that is a whole lakehouse: topics and files in, Delta tables and SQL models out.
+#[derive(Debug, Parser)]
+#[command(
+    name = "tidemill",
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    after_help = "Exit codes: 0 done, 1 a bug of ours, 2 usage, 3 invalid settings, DAG or model, 4 a run failed, 5 a check found rows, 130 stopped.\n\nExample: tidemill demo --dir /tmp/mill"
+)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What every command understands.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct Global {
+    /// Work as if started in DIR
+    #[arg(short = 'C', long = "directory", value_name = "DIR", global = true)]
+    pub(crate) directory: Option<PathBuf>,
+    /// Print results as JSON on standard output, and failures as JSON on standard error
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Print results and failures only
+    #[arg(short, long, global = true)]
+    pub(crate) quiet: bool,
+    /// Log to standard error: -v what happens, -vv why, -vvv what the libraries do
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub(crate) verbose: u8,
+    /// Override a setting; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE", global = true)]
+    pub(crate) set: Vec<String>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the whole sample project on embedded parts: nothing to install
+    #[command(after_help = "Example: tidemill demo --dir /tmp/mill --exit")]
+    Demo(Demo),
+    /// Write a new project: DAGs, SQL, schemas, sample data, settings
+    #[command(after_help = "Example: tidemill init shop && tidemill -C shop up")]
+    Init {
+        /// The folder; it is created, and nothing in it is overwritten
+        dir: PathBuf,
+    },
+    /// Run the project: schedules, file arrivals, the status page, /healthz and /metrics
+    #[command(after_help = "Example: tidemill up --listen 127.0.0.1:9000")]
+    Up(Up),
+    /// Work with DAGs
+    #[command(subcommand)]
+    Dags(Dags),
+    /// Look at runs
+    #[command(subcommand)]
+    Runs(Runs),
+    /// Print what the tasks of a run logged
+    #[command(after_help = "Example: tidemill logs 0192f3a1 land")]
+    Logs {
+        /// The run, or the first letters of its id
+        run: String,
+        /// Only this task
+        task: Option<String>,
+    },
+    /// Say the one fact a task waits for
+    #[command(after_help = "Example: tidemill why movies_catalog.publish")]
+    Why {
+        /// The task, as DAG.TASK
+        #[arg(value_name = "DAG.TASK")]
+        task: String,
+    },
+    /// Work with topics, embedded or in Kafka
+    #[command(subcommand)]
+    Topics(Topics),
+    /// Work with the schemas of topics
+    #[command(subcommand)]
+    Schemas(Schemas),
+    /// Make realistic user events over the catalogue
+    #[command(after_help = "Example: tidemill generate --events 100000 --seed 7")]
+    Generate(Generate),
+    /// Run one SQL query over the lake
+    #[command(
+        after_help = "Example: tidemill query \"select count(*) n from silver.movies version as of 3\" --format json"
+    )]
+    Query(Query),
+    /// Look at tables
+    #[command(subcommand)]
+    Tables(Tables),
+    /// Work with SQL models
+    #[command(subcommand)]
+    Models(Models),
+    /// Work with checks
+    #[command(subcommand)]
+    Checks(Checks),
+    /// Look at records and rows that could not be taken
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// Print a JSON Schema for editors
+    #[command(after_help = "Example: tidemill schema dag > .vscode/dag.schema.json")]
+    Schema {
+        /// Which kind of file
+        kind: SchemaKind,
+    },
+    /// List the kinds of task and their keys
+    #[command(after_help = "Example: tidemill kinds publish")]
+    Kinds {
+        /// Only this kind
+        kind: Option<String>,
+    },
+    /// Explain an error code
+    #[command(after_help = "Example: tidemill explain S0004")]
+    Explain {
+        /// The code, or none to list them all
+        code: Option<String>,
+    },
+    /// Say whether a running `tidemill up` answers
+    #[command(after_help = "Example: tidemill health && echo well")]
+    Health,
+    /// Say what would run, and what each path guarantees
+    #[command(after_help = "Example: tidemill plan")]
+    Plan,
+    /// Show every setting, its value, and where it comes from
+    #[command(after_help = "Example: tidemill settings lake")]
+    Settings {
+        /// Only keys that begin with this
+        prefix: Option<String>,
+    },
+    /// Print a completion script
+    #[command(after_help = "Example: tidemill completions bash > /etc/bash_completion.d/tidemill")]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// `tidemill demo`.
+#[derive(Debug, Args)]
+pub(crate) struct Demo {
+    /// The folder to work in; a second run there doubles nothing
+    #[arg(long, value_name = "DIR")]
+    pub(crate) dir: Option<PathBuf>,
+    /// End when the tables are shown instead of serving
+    #[arg(long)]
+    pub(crate) exit: bool,
+    /// Serve on this port
+    #[arg(long, default_value_t = 8080)]
+    pub(crate) port: u16,
+}
+
+/// `tidemill up`.
+#[derive(Debug, Args)]
+pub(crate) struct Up {
+    /// Serve here instead of at `server.listen`
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) listen: Option<SocketAddr>,
+}
+
+/// A value for a param of a DAG.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Assignment {
+    pub(crate) key: String,
+    pub(crate) value: String,
+}
+
+impl std::str::FromStr for Assignment {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (key, value) = text.split_once('=').ok_or("write it as KEY=VALUE")?;
+        if key.trim().is_empty() {
+            return Err("the key is missing: write it as KEY=VALUE".to_owned());
+        }
+        Ok(Self { key: key.trim().to_owned(), value: value.to_owned() })
+    }
+}
+
+/// `tidemill dags …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dags {
+    /// List the DAGs with their triggers and latest runs
+    #[command(after_help = "Example: tidemill dags list")]
+    List,
+    /// Show one DAG: tasks, order, params
+    #[command(after_help = "Example: tidemill dags show movies_catalog")]
+    Show {
+        /// The DAG
+        id: String,
+    },
+    /// Run a DAG here and now; the exit code says how it went
+    #[command(after_help = "Example: tidemill dags run movies_catalog --param file=data/inbox/Movies.txt")]
+    Run {
+        /// The DAG
+        id: String,
+        /// Give a param; may be repeated
+        #[arg(long = "param", value_name = "KEY=VALUE")]
+        params: Vec<Assignment>,
+        /// Of a streaming DAG: take what is there, finish, and end
+        #[arg(long)]
+        drain: bool,
+    },
+    /// Ask the running `tidemill up` for a run
+    #[command(after_help = "Example: tidemill dags trigger movies_catalog --param file=data/inbox/Movies.txt")]
+    Trigger {
+        /// The DAG
+        id: String,
+        /// Give a param; may be repeated
+        #[arg(long = "param", value_name = "KEY=VALUE")]
+        params: Vec<Assignment>,
+    },
+}
+
+/// `tidemill runs …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Runs {
+    /// List runs, newest first
+    #[command(after_help = "Example: tidemill runs list --dag movies_catalog --limit 5")]
+    List {
+        /// Only runs of this DAG
+        #[arg(long)]
+        dag: Option<String>,
+        /// At most this many
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Show one run: its tasks, attempts and times
+    #[command(after_help = "Example: tidemill runs show 0192f3a1")]
+    Show {
+        /// The run, or the first letters of its id
+        run: String,
+    },
+}
+
+/// `tidemill topics …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Topics {
+    /// List topics with partitions and records
+    #[command(after_help = "Example: tidemill topics list")]
+    List,
+    /// Show the partitions of a topic and what is left of each
+    #[command(after_help = "Example: tidemill topics show user_sign_in")]
+    Show {
+        /// The topic
+        topic: String,
+    },
+    /// Print records, decoded
+    #[command(after_help = "Example: tidemill topics tail user_sign_in --limit 3")]
+    Tail {
+        /// The topic
+        topic: String,
+        /// The first offset of each partition; without it, the newest records
+        #[arg(long, value_name = "OFFSET")]
+        from: Option<i64>,
+        /// At most this many
+        #[arg(long, default_value_t = 10)]
+        limit: usize,
+    },
+    /// Create a topic; one that exists is left as it is
+    #[command(after_help = "Example: tidemill topics create user_sign_in --partitions 4")]
+    Create {
+        /// The topic
+        topic: String,
+        /// How many partitions
+        #[arg(long, default_value_t = 1)]
+        partitions: i32,
+    },
+    /// Write records: one per line, from a file or standard input
+    #[command(
+        after_help = "Example: echo '{\"user_id\":\"7\"}' | tidemill topics produce user_sign_in --key user_id"
+    )]
+    Produce {
+        /// The topic
+        topic: String,
+        /// Read from here instead of standard input
+        #[arg(long)]
+        file: Option<PathBuf>,
+        /// What a line is
+        #[arg(long, value_enum, default_value_t = RecordFormat::Json)]
+        format: RecordFormat,
+        /// The field whose value becomes the record's key
+        #[arg(long, value_name = "FIELD")]
+        key: Option<String>,
+    },
+}
+
+/// What one line of input to `topics produce` is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RecordFormat {
+    /// A JSON object, encoded by the subject's schema
+    Json,
+    /// The raw value of the record, in base64
+    Base64,
+}
+
+/// `tidemill schemas …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Schemas {
+    /// List subjects with versions and ids
+    #[command(after_help = "Example: tidemill schemas list")]
+    List,
+    /// Show the versions of a subject
+    #[command(after_help = "Example: tidemill schemas show user_sign_in-value")]
+    Show {
+        /// The subject
+        subject: String,
+    },
+    /// Register a schema
+    #[command(after_help = "Example: tidemill schemas add user_sign_in-value old.avsc --id 100002")]
+    Add {
+        /// The subject
+        subject: String,
+        /// The schema, as Avro JSON
+        file: PathBuf,
+        /// Give it this id, as another registry did
+        #[arg(long)]
+        id: Option<u32>,
+    },
+    /// Say whether a schema can follow the latest of its subject
+    #[command(after_help = "Example: tidemill schemas check user_sign_in-value schemas/user_sign_in.avsc")]
+    Check {
+        /// The subject
+        subject: String,
+        /// The schema, as Avro JSON
+        file: PathBuf,
+    },
+}
+
+/// `tidemill generate`.
+#[derive(Debug, Args)]
+pub(crate) struct Generate {
+    /// How many events; without it, until stopped
+    #[arg(long)]
+    pub(crate) events: Option<u64>,
+    /// The same seed gives the same events
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Events per second; without it, as fast as possible
+    #[arg(long)]
+    pub(crate) rate: Option<f64>,
+    /// How many users there are
+    #[arg(long, default_value_t = 1000)]
+    pub(crate) users: u64,
+    /// The instant of the first event, as RFC 3339; without it, such that the last one is now
+    #[arg(long, value_name = "INSTANT")]
+    pub(crate) start: Option<String>,
+    /// Only show what would be written, as JSON lines
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// `tidemill query`.
+#[derive(Debug, Args)]
+pub(crate) struct Query {
+    /// The query, or `-` for standard input
+    pub(crate) sql: String,
+    /// How to print the rows; `--json` is `--format json`
+    #[arg(long, value_enum)]
+    pub(crate) format: Option<RowFormat>,
+    /// Write to this file instead of standard output
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    /// Which engine runs it
+    #[arg(long, value_enum, default_value_t = EngineName::Datafusion)]
+    pub(crate) engine: EngineName,
+}
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum RowFormat {
+    /// For people
+    Table,
+    /// RFC 4180, with a header line
+    Csv,
+    /// One array of objects
+    Json,
+    /// A Parquet file
+    Parquet,
+}
+
+/// Which engine runs a query.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EngineName {
+    /// `DataFusion`, the engine of every model
+    Datafusion,
+    /// Polars, an independent second opinion
+    Polars,
+}
+
+/// `tidemill tables …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Tables {
+    /// List the tables of the lake
+    #[command(after_help = "Example: tidemill tables list")]
+    List,
+    /// Show the columns of a table, its size and its version
+    #[command(after_help = "Example: tidemill tables show silver.movies")]
+    Show {
+        /// The table
+        table: String,
+    },
+    /// Show the versions of a table
+    #[command(after_help = "Example: tidemill tables history silver.movies")]
+    History {
+        /// The table
+        table: String,
+    },
+}
+
+/// `tidemill models …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Models {
+    /// List models in build order
+    #[command(after_help = "Example: tidemill models list")]
+    List,
+    /// Show one model: its SQL after templating, its inputs
+    #[command(after_help = "Example: tidemill models show movie_sales")]
+    Show {
+        /// The model
+        model: String,
+    },
+    /// Build models, inputs first
+    #[command(after_help = "Example: tidemill models build movie_sales")]
+    Build {
+        /// Which; without it, all
+        select: Vec<String>,
+    },
+}
+
+/// `tidemill checks …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Checks {
+    /// Run checks; exit code 5 if one finds rows
+    #[command(after_help = "Example: tidemill checks run")]
+    Run {
+        /// Which; without it, all
+        select: Vec<String>,
+    },
+}
+
+/// `tidemill dead-letters …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadLetters {
+    /// List dead letters, newest first
+    #[command(after_help = "Example: tidemill dead-letters list --limit 5")]
+    List {
+        /// At most this many
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
+    /// Show one dead letter with its raw bytes
+    #[command(after_help = "Example: tidemill dead-letters show user_sign_in/0/4181")]
+    Show {
+        /// Its id
+        id: String,
+    },
+}
+
+/// What `tidemill schema` describes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum SchemaKind {
+    /// `dags/*.toml`
+    Dag,
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        fn walk(command: &clap::Command, path: &str) {
+            let path = format!("{path} {}", command.get_name());
+            if command.has_subcommands() {
+                command.get_subcommands().for_each(|inner| walk(inner, &path));
+            } else {
+                let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.contains("Example: "), "{path} has no example");
+                assert!(help.contains(command.get_name()), "the example of {path} is about something else: {help}");
+            }
+        }
+        Cli::command().get_subcommands().for_each(|command| walk(command, "tidemill"));
+    }
+
+    #[test]
+    fn a_directory_works_before_and_after_the_command() {
+        for line in [["tidemill", "-C", "x", "plan"], ["tidemill", "plan", "-C", "x"]] {
+            assert_eq!(Cli::try_parse_from(line).unwrap().global.directory, Some(PathBuf::from("x")));
+        }
+    }
+
+    #[test]
+    fn a_param_keeps_further_equals_signs() {
+        assert_eq!("k=a=b".parse(), Ok(Assignment { key: "k".to_owned(), value: "a=b".to_owned() }));
+        assert!("k".parse::<Assignment>().is_err());
+    }
+}

@@ -1,0 +1,138 @@
+//! Counters and gauges, and their form for Prometheus (text format 0.0.4).
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+
+/// How a metric behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+}
+
+/// A metric: declared once as a constant beside the code that feeds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Metric {
+    /// With unit, and `_total` for counters: `tidemill_rows_total`.
+    pub(crate) name: &'static str,
+    /// One line for people.
+    pub(crate) help: &'static str,
+    /// How it behaves.
+    pub(crate) kind: Kind,
+}
+
+/// Metrics with different labels at once; further ones are counted in `tidemill_metrics_refused_total`.
+///
+/// 10,000: some hundred tables and tasks with some metrics each; a label that never repeats is a mistake.
+const MAX_SERIES: usize = 10_000;
+
+type Labels = Vec<(&'static str, String)>;
+
+/// All metrics of the process.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics(Mutex<Families>);
+
+#[derive(Debug, Default)]
+struct Families {
+    families: BTreeMap<&'static str, (Metric, BTreeMap<Labels, f64>)>,
+    series: usize,
+    refused: u64,
+}
+
+impl Metrics {
+    /// Adds to a counter.
+    pub(crate) fn add(&self, metric: Metric, labels: &[(&'static str, &str)], by: f64) {
+        self.change(metric, labels, |value| *value += by);
+    }
+
+    /// Sets a gauge.
+    pub(crate) fn set(&self, metric: Metric, labels: &[(&'static str, &str)], to: f64) {
+        self.change(metric, labels, |value| *value = to);
+    }
+
+    fn change(&self, metric: Metric, labels: &[(&'static str, &str)], change: impl FnOnce(&mut f64)) {
+        let labels: Labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Families { families, series, refused } = &mut *all;
+        let (_, known) = families.entry(metric.name).or_insert_with(|| (metric, BTreeMap::new()));
+        if !known.contains_key(&labels) {
+            if *series >= MAX_SERIES {
+                *refused += 1;
+                return;
+            }
+            *series += 1;
+        }
+        change(known.entry(labels).or_default());
+    }
+
+    /// All metrics as Prometheus reads them, by name and labels.
+    pub(crate) fn render(&self) -> String {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut text = String::new();
+        for (metric, series) in all.families.values() {
+            head(&mut text, *metric);
+            for (labels, value) in series {
+                let labels = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect::<Vec<_>>();
+                let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+                line(&mut text, metric.name, &braces, *value);
+            }
+        }
+        let refused = Metric { name: "tidemill_metrics_refused_total", help: "Values with labels beyond the limit of series", kind: Kind::Counter };
+        head(&mut text, refused);
+        line(&mut text, refused.name, "", u32::try_from(all.refused).unwrap_or(u32::MAX).into());
+        text
+    }
+}
+
+fn head(text: &mut String, metric: Metric) {
+    let kind = match metric.kind {
+        Kind::Counter => "counter",
+        Kind::Gauge => "gauge",
+    };
+    text.push_str(&format!("# HELP {} {}\n# TYPE {} {kind}\n", metric.name, metric.help, metric.name));
+}
+
+fn line(text: &mut String, name: &str, labels: &str, value: f64) {
+    text.push_str(&format!("{name}{labels} {value}\n"));
+}
+
+fn escape(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROWS: Metric = Metric { name: "tidemill_rows_total", help: "Rows committed", kind: Kind::Counter };
+    const LAG: Metric = Metric { name: "tidemill_lag_records", help: "Records not yet read", kind: Kind::Gauge };
+
+    #[test]
+    fn prometheus_gets_its_form() {
+        let metrics = Metrics::default();
+        metrics.add(ROWS, &[("table", "a\"b")], 2.0);
+        metrics.add(ROWS, &[("table", "a\"b")], 3.0);
+        metrics.set(LAG, &[], 7.0);
+        metrics.set(LAG, &[], 1.5);
+
+        assert_eq!(
+            metrics.render(),
+            "# HELP tidemill_lag_records Records not yet read\n# TYPE tidemill_lag_records gauge\ntidemill_lag_records 1.5\n\
+             # HELP tidemill_rows_total Rows committed\n# TYPE tidemill_rows_total counter\ntidemill_rows_total{table=\"a\\\"b\"} 5\n\
+             # HELP tidemill_metrics_refused_total Values with labels beyond the limit of series\n# TYPE tidemill_metrics_refused_total counter\ntidemill_metrics_refused_total 0\n"
+        );
+    }
+
+    #[test]
+    fn labels_that_never_repeat_do_not_fill_the_memory() {
+        let metrics = Metrics::default();
+        for n in 0..MAX_SERIES + 5 {
+            metrics.set(LAG, &[("id", &n.to_string())], 1.0);
+        }
+
+        let text = metrics.render();
+        assert_eq!(text.lines().filter(|line| line.starts_with("tidemill_lag_records{")).count(), MAX_SERIES);
+        assert!(text.ends_with("tidemill_metrics_refused_total 5\n"));
+    }
+}

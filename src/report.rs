@@ -1,0 +1,420 @@
+//! The only code that prints. Results go to standard output; failures, progress and logs to standard error.
+//!
+//! A failure has four lines: what, where, why, fix. One with a place in a file shows the line and points at it.
+use std::fmt;
+use std::io::{self, IsTerminal as _, Write};
+use std::time::{Duration, Instant};
+
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde::Serialize;
+use serde_json::{Value, json};
+use unicode_width::UnicodeWidthStr as _;
+
+use crate::cli::Global;
+use crate::failure::{Exit, Failure, Parts, Result};
+use crate::settings::Environment;
+
+/// Where everything a person reads goes through. Cheap to clone.
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    json: bool,
+    quiet: bool,
+    /// Progress rewrites its line: standard error is a terminal, and no log lines come between.
+    live: bool,
+    colour: bool,
+    bars: MultiProgress,
+}
+
+impl Report {
+    /// Decides once how to print.
+    pub(crate) fn new(global: &Global, environment: &Environment) -> Self {
+        let terminal = io::stderr().is_terminal();
+        let live = terminal && !global.quiet && !global.json && global.verbose == 0;
+        let target = if live { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self {
+            json: global.json,
+            quiet: global.quiet,
+            live,
+            // https://no-color.org
+            colour: terminal && !environment.has("NO_COLOR"),
+            bars: MultiProgress::with_draw_target(target),
+        }
+    }
+
+    /// Whether results are to be JSON.
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
+
+    /// Prints rows: a table for people, an array of objects with `--json`.
+    ///
+    /// # Errors
+    /// If standard output cannot be written.
+    pub(crate) fn rows<T: Serialize>(&self, rows: &[T]) -> Result<()> {
+        let rows = rows.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
+        let rows = rows.map_err(|error| Failure::bug(format!("rows are no JSON: {error}")))?;
+        if self.json { self.line(&Value::Array(rows).to_string()) } else { self.text(&table(&rows)) }
+    }
+
+    /// Prints one thing: its fields one below the other for people, an object with `--json`.
+    ///
+    /// # Errors
+    /// If standard output cannot be written.
+    pub(crate) fn one<T: Serialize>(&self, thing: &T) -> Result<()> {
+        let value = serde_json::to_value(thing).map_err(|error| Failure::bug(format!("not JSON: {error}")))?;
+        match &value {
+            Value::Object(fields) if !self.json => {
+                let width = fields.keys().map(|name| name.width()).max().unwrap_or(0);
+                let lines = fields.iter().map(|(name, value)| format!("{name:width$}  {}\n", cell(value)));
+                self.text(&lines.collect::<String>())
+            }
+            _ => self.line(&value.to_string()),
+        }
+    }
+
+    /// Prints one line of a result.
+    ///
+    /// # Errors
+    /// If standard output cannot be written.
+    pub(crate) fn line(&self, line: &str) -> Result<()> {
+        self.text(&format!("{line}\n"))
+    }
+
+    /// Prints a text of a result as it is.
+    ///
+    /// # Errors
+    /// If standard output cannot be written.
+    pub(crate) fn text(&self, text: &str) -> Result<()> {
+        self.bars.suspend(|| self.output(|out| out.write_all(text.as_bytes())))
+    }
+
+    /// Hands out standard output, locked, for results that are written piece by piece.
+    ///
+    /// # Errors
+    /// If standard output cannot be written.
+    pub(crate) fn output(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+        let mut out = io::stdout().lock();
+        write(&mut out).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+    }
+
+    /// Says something to the person at the terminal, unless `--quiet`.
+    pub(crate) fn note(&self, text: impl fmt::Display) {
+        if !self.quiet {
+            self.aside(&format!("{text}\n"));
+        }
+    }
+
+    /// Starts a piece of work with no known size: one line that rewrites itself, or one at its start and one at its end.
+    pub(crate) fn status(&self, what: impl Into<String>) -> Progress {
+        self.progress(what.into(), None, Unit::Things)
+    }
+
+    /// Starts a piece of work whose size is known or becomes known: a bar with rate and ETA.
+    pub(crate) fn bar(&self, what: impl Into<String>, total: Option<u64>, unit: Unit) -> Progress {
+        self.progress(what.into(), total, unit)
+    }
+
+    fn progress(&self, what: String, total: Option<u64>, unit: Unit) -> Progress {
+        let bar = self.live.then(|| {
+            let bar = self.bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
+            bar.set_style(style(total, unit));
+            bar.set_message(clean(&what));
+            bar.enable_steady_tick(Duration::from_millis(100));
+            bar
+        });
+        if bar.is_none() {
+            self.note(format_args!("{} …", clean(&what)));
+        }
+        Progress { report: self.clone(), bar, what, unit, started: Instant::now() }
+    }
+
+    /// Renders a failure, all of it, and returns how the process ends.
+    pub(crate) fn failure(&self, failure: &Failure) -> Exit {
+        let parts = failure.parts();
+        if !parts.silent {
+            self.aside(&if self.json { failure_json(failure) } else { render(failure, self.colour) });
+        }
+        parts.exit
+    }
+
+    /// Writes to standard error. If even that fails there is nobody left to tell.
+    fn aside(&self, text: &str) {
+        self.bars.suspend(|| drop(io::stderr().lock().write_all(text.as_bytes())));
+    }
+
+    /// Sends log lines to standard error: `-v` what happens, `-vv` why, `-vvv` what the libraries do.
+    pub(crate) fn log(&self, verbose: u8) {
+        let filter = match verbose {
+            0 => return,
+            1 => "warn,tidemill=info,tidemill_etl=info,tidemill_orchestrator=info",
+            2 => "warn,tidemill=debug,tidemill_etl=debug,tidemill_orchestrator=debug",
+            _ => "debug,hyper=info,h2=info",
+        };
+        let set = tracing_subscriber::fmt()
+            .compact()
+            .with_ansi(self.colour)
+            .with_target(verbose > 1)
+            .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+            .with_writer(io::stderr)
+            .try_init();
+        debug_assert!(set.is_ok(), "logs are set up once");
+    }
+}
+
+/// What a bar counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Unit {
+    /// Bytes, shown as kB, MB, GB.
+    Bytes,
+    /// Anything else: rows, records, items.
+    Things,
+}
+
+/// Work under way. [`Progress::done`] ends it well; dropped, it takes its line away.
+#[derive(Debug)]
+pub(crate) struct Progress {
+    report: Report,
+    bar: Option<ProgressBar>,
+    what: String,
+    unit: Unit,
+    started: Instant,
+}
+
+impl Progress {
+    /// Sets how much there is in all, once it is known.
+    pub(crate) fn set_total(&self, total: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_style(style(Some(total), self.unit));
+            bar.set_length(total);
+        }
+    }
+
+    /// Sets how much is done.
+    pub(crate) fn set(&self, done: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_position(done);
+        }
+    }
+
+    /// Adds to what is done.
+    pub(crate) fn advance(&self, by: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(by);
+        }
+    }
+
+    /// Changes the words of the line.
+    pub(crate) fn say(&self, what: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(clean(what));
+        }
+    }
+
+    /// Ends the work with a line that stays: what it was, `result`, and the time it took.
+    pub(crate) fn done(self, result: impl fmt::Display) {
+        let took = seconds(self.started.elapsed());
+        let (what, result) = (clean(&self.what), clean(&result.to_string()));
+        self.report.note(format_args!("{what}: {result} ({took})"));
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+fn style(total: Option<u64>, unit: Unit) -> ProgressStyle {
+    let template = match (total, unit) {
+        (None, Unit::Things) => "{spinner} {msg} {elapsed}",
+        (None, Unit::Bytes) => "{spinner} {msg} {decimal_bytes} {decimal_bytes_per_sec} {elapsed}",
+        (Some(_), Unit::Things) => "{msg} {bar:24} {human_pos}/{human_len} {per_sec} ETA {eta}",
+        (Some(_), Unit::Bytes) => "{msg} {bar:24} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta}",
+    };
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("━━─")
+}
+
+/// A length of time as a person says it: `0.4 s`, `12 s`, `3 min 20 s`.
+pub(crate) fn seconds(time: Duration) -> String {
+    match time.as_secs() {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        whole @ 10..120 => format!("{whole} s"),
+        whole => format!("{} min {} s", whole / 60, whole % 60),
+    }
+}
+
+/// Prints what the command line parser has to say: help, the version, or a wrong use.
+pub(crate) fn usage(error: &clap::Error) -> Exit {
+    // A reader that has gone is no failure here either.
+    drop(error.print());
+    if error.use_stderr() { Exit::Usage } else { Exit::Done }
+}
+
+/// Renders a failure as text.
+pub(crate) fn render(failure: &Failure, colour: bool) -> String {
+    let mut text = String::new();
+    for (index, parts) in failure.each().enumerate() {
+        if index > 0 {
+            text.push('\n');
+        }
+        if parts.excerpt.is_some() { pointed(&mut text, parts, colour) } else { plain(&mut text, parts, colour) }
+    }
+    let errors = failure.each().filter(|parts| !parts.warning).count();
+    if errors > 1 {
+        text.push_str(&format!("\n{errors} problems\n"));
+    }
+    text
+}
+
+/// The four lines.
+fn plain(text: &mut String, parts: &Parts, colour: bool) {
+    let (level, paint) = if parts.warning { ("warning", "\x1b[1;33m") } else { ("error", "\x1b[1;31m") };
+    let (paint, bold, reset) = if colour { (paint, "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
+    text.push_str(&format!("{paint}{level}[{}]{reset}{bold}: {}{reset}\n", parts.code, clean(&parts.what)));
+    for (name, line) in [("where:", &parts.place), ("why:  ", &parts.why), ("fix:  ", &parts.fix)] {
+        if let Some(line) = line {
+            text.push_str(&format!("  {bold}{name}{reset} {}\n", clean(line)));
+        }
+    }
+}
+
+/// The line of the file with a caret, then the rest.
+fn pointed(text: &mut String, parts: &Parts, colour: bool) {
+    let Some(excerpt) = &parts.excerpt else { return };
+    let marks = excerpt.marks.iter().enumerate().map(|(index, mark)| {
+        let kind = if index == 0 { AnnotationKind::Primary } else { AnnotationKind::Context };
+        let label = (!mark.label.is_empty()).then(|| clean(&mark.label));
+        kind.span(within(&excerpt.text, &mark.span)).label(label)
+    });
+    let level = if parts.warning { Level::WARNING } else { Level::ERROR };
+    let snippet = Snippet::source(&*excerpt.text).path(&excerpt.file).annotations(marks);
+    let rest = [("where", &parts.place), ("why", &parts.why), ("fix", &parts.fix)];
+    let rest = rest.into_iter().filter_map(|(name, line)| Some(Level::HELP.with_name(name).message(clean(line.as_ref()?))));
+    let group: Group<'_> = level.primary_title(&parts.what).id(parts.code).element(snippet).elements(rest);
+    let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
+    text.push_str(&renderer.render(&[group]));
+    text.push('\n');
+}
+
+/// A span that lies within the text and on its characters; a file may have changed since it was read.
+fn within(text: &str, span: &std::ops::Range<usize>) -> std::ops::Range<usize> {
+    let start = text.floor_char_boundary(span.start.min(text.len()));
+    let end = text.ceil_char_boundary(span.end.clamp(start, text.len()));
+    start..end
+}
+
+fn failure_json(failure: &Failure) -> String {
+    let each = failure.each().map(|parts| {
+        let excerpt = parts.excerpt.as_ref().and_then(|excerpt| {
+            let span = within(&excerpt.text, &excerpt.marks.first()?.span);
+            let before = excerpt.text.get(..span.start)?;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            Some(json!({ "file": excerpt.file, "line": before.matches('\n').count() + 1, "column": column }))
+        });
+        json!({
+            "code": parts.code, "level": if parts.warning { "warning" } else { "error" }, "what": parts.what,
+            "at": excerpt, "where": parts.place, "why": parts.why, "fix": parts.fix,
+        })
+    });
+    format!("{}\n", json!({ "errors": each.collect::<Vec<_>>() }))
+}
+
+/// Rows of objects as columns: names above, numbers to the right.
+fn table(rows: &[Value]) -> String {
+    let Some(Value::Object(first)) = rows.first() else { return String::new() };
+    let columns: Vec<&String> = first.keys().collect();
+    let cells: Vec<Vec<String>> = rows.iter().map(|row| columns.iter().map(|name| cell(&row[name.as_str()])).collect()).collect();
+    let right: Vec<bool> = columns.iter().map(|name| rows.iter().all(|row| row[name.as_str()].is_number() || row[name.as_str()].is_null())).collect();
+    let widths: Vec<usize> = columns
+        .iter()
+        .enumerate()
+        .map(|(index, name)| cells.iter().map(|row| row[index].width()).max().unwrap_or(0).max(name.width()))
+        .collect();
+    let mut text = String::new();
+    let mut line = |cells: &mut dyn Iterator<Item = &String>| {
+        let mut out = String::new();
+        for (index, cell) in cells.enumerate() {
+            let pad = " ".repeat(widths[index].saturating_sub(cell.width()));
+            out.push_str(if index > 0 { "  " } else { "" });
+            out.push_str(&if right[index] { format!("{pad}{cell}") } else { format!("{cell}{pad}") });
+        }
+        text.push_str(out.trim_end());
+        text.push('\n');
+    };
+    line(&mut columns.iter().copied());
+    cells.iter().for_each(|row| line(&mut row.iter()));
+    text
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "–".to_owned(),
+        Value::String(text) => clean(text),
+        Value::Array(items) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
+            items.iter().map(cell).collect::<Vec<_>>().join(", ")
+        }
+        other => clean(&other.to_string()),
+    }
+}
+
+/// A text without control characters: what comes from data must not steer the terminal.
+fn clean(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.trim_end().chars() {
+        match c {
+            '\n' => out.push_str(" ⏎ "),
+            '\t' => out.push(' '),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failure::{Excerpt, Mark};
+
+    #[test]
+    fn the_four_lines() {
+        let failure = Failure::new("L0203", "source `orders` cannot continue: offset 4181 was deleted")
+            .place("dags/stream_orders.toml:14")
+            .why("the earliest offset left is 9000")
+            .fix("accept the loss with `on_gap = \"skip\"`");
+
+        assert_eq!(
+            render(&failure, false),
+            "error[L0203]: source `orders` cannot continue: offset 4181 was deleted\n  where: dags/stream_orders.toml:14\n  why:   the earliest offset left is 9000\n  fix:   accept the loss with `on_gap = \"skip\"`\n"
+        );
+        assert!(render(&failure, true).contains("\x1b[1;31merror[L0203]\x1b[0m"));
+    }
+
+    #[test]
+    fn a_place_in_a_file_is_pointed_at_even_if_the_span_is_off() {
+        let mark = Mark { span: 7..900, label: "unknown key".to_owned() };
+        let excerpt = Excerpt { file: "a.toml".to_owned(), text: "[lake]\nulr = 1\n".into(), marks: vec![mark] };
+        let text = render(&Failure::new("S0004", "unknown key `lake.ulr`").excerpt(excerpt).fix("did you mean `url`?"), false);
+
+        assert!(text.starts_with("error[S0004]: unknown key `lake.ulr`\n"), "{text}");
+        assert!(text.contains("a.toml:2:1") && text.contains("= fix: did you mean `url`?"), "{text}");
+    }
+
+    #[test]
+    fn tables_align_and_data_cannot_steer_the_terminal() {
+        let rows = [json!({"name": "a\x1b[2J", "rows": 7}), json!({"name": "日本", "rows": null})];
+
+        assert_eq!(table(&rows), "name           rows\na\\u{1b}[2J       7\n日本              –\n");
+        assert_eq!(table(&[]), "");
+    }
+
+    #[test]
+    fn a_length_of_time_is_short() {
+        assert_eq!(seconds(Duration::from_millis(449)), "0.4 s");
+        assert_eq!(seconds(Duration::from_secs(42)), "42 s");
+        assert_eq!(seconds(Duration::from_secs(200)), "3 min 20 s");
+    }
+}

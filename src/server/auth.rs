@@ -1,0 +1,71 @@
+//! Who may ask: with a token, whoever presents it; without one, callers on this machine that name it as such.
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use subtle::ConstantTimeEq as _;
+
+use crate::settings::Secret;
+
+/// The rule of a server.
+pub(super) struct Guard {
+    token: Secret,
+}
+
+impl Guard {
+    pub(super) fn new(token: Secret) -> Self {
+        Self { token }
+    }
+
+    /// Whether a request with these headers may pass.
+    fn admits(&self, headers: &HeaderMap) -> Result<(), StatusCode> {
+        if self.token.is_empty() {
+            // A web page elsewhere can have its own name resolve to 127.0.0.1 and read us through the browser
+            // (DNS rebinding); its requests carry that name.
+            return if local_host(headers) { Ok(()) } else { Err(StatusCode::FORBIDDEN) };
+        }
+        let presented = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()).and_then(presented);
+        match presented {
+            Some(token) if bool::from(token.as_bytes().ct_eq(self.token.expose().as_bytes())) => Ok(()),
+            _ => Err(StatusCode::UNAUTHORIZED),
+        }
+    }
+}
+
+/// The token in an `Authorization` header: a bearer's, or the password a browser asked for (any user name).
+fn presented(value: &str) -> Option<String> {
+    let (scheme, rest) = value.split_once(' ')?;
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.trim().to_owned());
+    }
+    if scheme.eq_ignore_ascii_case("basic") {
+        let pair = String::from_utf8(BASE64_STANDARD.decode(rest.trim()).ok()?).ok()?;
+        return pair.split_once(':').map(|(_, password)| password.to_owned());
+    }
+    None
+}
+
+fn local_host(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let name = match host.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+/// Lets a request pass or answers for it.
+pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    match guard.admits(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(StatusCode::UNAUTHORIZED) => {
+            let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"tidemill\", charset=\"UTF-8\"")];
+            (StatusCode::UNAUTHORIZED, ask, "present the token of `server.token`: as a bearer token, or as the password\n").into_response()
+        }
+        Err(status) => (status, "ask for localhost or 127.0.0.1, or set `server.token`\n").into_response(),
+    }
+}
