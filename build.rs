@@ -8,8 +8,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What a project is made of, as in the README.
-const PROJECT: &[&str] =
-    &["dags", "sql", "schemas", "data", "minio", "tidemill.toml", "tidemill.compose.toml", "docker-compose.yml", ".env.example"];
+const PROJECT: &[&str] = &[
+    "dags",
+    "sql",
+    "schemas",
+    "data",
+    "minio",
+    "tidemill.toml",
+    "tidemill.compose.toml",
+    "docker-compose.yml",
+    ".env.example",
+];
 
 /// 4 MiB: samples are small; a large file in `data/` is somebody's own and does not belong in the binary.
 const MAX_FILE: u64 = 4 << 20;
@@ -21,16 +30,18 @@ fn main() -> Result<(), Box<dyn Error>> {
     for name in PROJECT {
         collect(&root, Path::new(name), &mut files)?;
     }
-    let mut code = String::from("/// The sample project: paths with `/` and contents.\npub(crate) const PROJECT: &[(&str, &[u8])] = &[\n");
+    let mut code = String::from(
+        "/// The sample project: paths with `/` and contents.\npub(crate) const PROJECT: &[(&str, &[u8])] = &[\n",
+    );
     for file in &files {
-        writeln!(code, "    ({:?}, include_bytes!({:?})),", slashes(file), root.join(file))?;
+        writeln!(code, "    ({:?}, include_bytes!({:?})),", slashes(file), slashes(&root.join(file)))?;
     }
     code.push_str("];\n\n/// The pages about error codes: code and Markdown, by code.\npub(crate) const ERRORS: &[(&str, &str)] = &[\n");
     let mut pages = Vec::new();
     collect(&root, Path::new("docs/errors"), &mut pages)?;
     for page in &pages {
         if let (Some(stem), Some("md")) = (page.file_stem(), page.extension().and_then(|name| name.to_str())) {
-            writeln!(code, "    ({:?}, include_str!({:?})),", stem.to_string_lossy(), root.join(page))?;
+            writeln!(code, "    ({:?}, include_str!({:?})),", stem.to_string_lossy(), slashes(&root.join(page)))?;
         }
     }
     code.push_str("];\n");
@@ -51,7 +62,8 @@ fn collect(root: &Path, path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box
         }
         return Ok(());
     }
-    let mut names: Vec<_> = fs::read_dir(root.join(path))?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
+    let mut names: Vec<_> =
+        fs::read_dir(root.join(path))?.map(|entry| entry.map(|entry| entry.file_name())).collect::<Result<_, _>>()?;
     names.sort();
     for name in names {
         collect(root, &path.join(name), files)?;
@@ -60,5 +72,5 @@ fn collect(root: &Path, path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box
 }
 
 fn slashes(path: &Path) -> String {
-    path.components().map(|part| part.as_os_str().to_string_lossy()).collect::<Vec<_>>().join("/")
+    path.to_string_lossy().replace('\\', "/")
 }

@@ -271,9 +271,7 @@ pub(crate) enum Topics {
         partitions: i32,
     },
     /// Write records: one per line, from a file or standard input
-    #[command(
-        after_help = "Example: echo '{\"user_id\":\"7\"}' | tidemill topics produce user_sign_in --key user_id"
-    )]
+    #[command(after_help = "Example: echo '{\"user_id\":\"7\"}' | tidemill topics produce user_sign_in --key user_id")]
     Produce {
         /// The topic
         topic: String,

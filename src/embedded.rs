@@ -27,7 +27,9 @@ mod tests {
 
     fn is_code(word: &str) -> bool {
         let mut letters = word.chars();
-        letters.next().is_some_and(|first| "SDFCBTLMQKGX".contains(first)) && word.len() == 5 && letters.all(|c| c.is_ascii_digit())
+        letters.next().is_some_and(|first| "SDFCBTLMQKGX".contains(first))
+            && word.len() == 5
+            && letters.all(|c| c.is_ascii_digit())
     }
 
     #[test]
@@ -38,9 +40,16 @@ mod tests {
             codes_under(&root.join(folder), &mut used);
         }
 
+        let mut ours = BTreeSet::new();
+        codes_under(&root.join("src"), &mut ours);
+
         let pages: BTreeSet<String> = ERRORS.iter().map(|(code, _)| (*code).to_owned()).collect();
 
-        assert_eq!(used.difference(&pages).collect::<Vec<_>>(), Vec::<&String>::new(), "codes without docs/errors/CODE.md");
+        assert_eq!(
+            ours.difference(&pages).collect::<Vec<_>>(),
+            Vec::<&String>::new(),
+            "codes without docs/errors/CODE.md"
+        );
         assert_eq!(pages.difference(&used).collect::<Vec<_>>(), Vec::<&String>::new(), "pages of codes nobody uses");
         for (code, page) in ERRORS {
             assert!(page.starts_with(&format!("# {code}: ")), "docs/errors/{code}.md begins with its code");

@@ -124,12 +124,15 @@ impl Failure {
 
     /// A file or folder that could not be read or written; `doing` is the verb: "read", "create".
     pub(crate) fn io(error: &io::Error, doing: &str, path: &Path) -> Self {
-        Self::new("X0002", format!("cannot {doing} `{}`", path.display())).why(error.to_string()).maybe_fix(io_fix(error))
+        Self::new("X0002", format!("cannot {doing} `{}`", path.display()))
+            .why(error.to_string())
+            .maybe_fix(io_fix(error))
     }
 
     /// A write to standard output that failed. A reader that has gone (`tidemill … | head`) is no failure.
     pub(crate) fn output(error: &io::Error) -> Self {
-        let mut failure = Self::new("X0002", "cannot write to standard output").why(error.to_string()).maybe_fix(io_fix(error));
+        let mut failure =
+            Self::new("X0002", "cannot write to standard output").why(error.to_string()).maybe_fix(io_fix(error));
         if error.kind() == io::ErrorKind::BrokenPipe {
             failure.0.silent = true;
             failure.0.exit = Exit::Done;
@@ -218,7 +221,9 @@ fn io_fix(error: &io::Error) -> Option<String> {
     let fix = match error.kind() {
         io::ErrorKind::NotFound => "check the path; it is taken from the project's folder unless it starts with `/`",
         io::ErrorKind::PermissionDenied => "give this user access to it, or choose another place",
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space and start again; nothing committed is lost",
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "free some space and start again; nothing committed is lost"
+        }
         _ => return None,
     };
     Some(fix.to_owned())
@@ -247,18 +252,25 @@ impl From<OrchestratorError> for Failure {
 /// Every problem of the DAG files, files without their project's folder; `None` if there is none. With warnings only, it is one.
 pub(crate) fn dag_problems(loaded: &Loaded, root: &Path) -> Option<Failure> {
     // Errors first: the first of all decides how the process ends.
-    let (errors, warnings): (Vec<_>, Vec<_>) = loaded.problems.iter().partition(|problem| problem.severity == Severity::Error);
+    let (errors, warnings): (Vec<_>, Vec<_>) =
+        loaded.problems.iter().partition(|problem| problem.severity == Severity::Error);
     Failure::all(errors.into_iter().chain(warnings).map(|problem| dag_problem(problem, loaded, root)))
 }
 
 fn dag_problem(problem: &Problem, loaded: &Loaded, root: &Path) -> Failure {
     let file = problem.file.strip_prefix(root).unwrap_or(&problem.file).display().to_string();
-    let failure = Failure::new(problem.code, &problem.what).maybe_why(problem.why.clone()).maybe_fix(problem.fix.clone());
+    let failure =
+        Failure::new(problem.code, &problem.what).maybe_why(problem.why.clone()).maybe_fix(problem.fix.clone());
     let failure = match loaded.sources.get(&problem.file) {
         Some(text) => {
             let first = Mark { span: problem.span.clone(), label: problem.label.clone() };
-            let others = problem.related.iter().map(|other| Mark { span: other.span.clone(), label: other.label.clone() });
-            failure.excerpt(Excerpt { file, text: text.as_str().into(), marks: std::iter::once(first).chain(others).collect() })
+            let others =
+                problem.related.iter().map(|other| Mark { span: other.span.clone(), label: other.label.clone() });
+            failure.excerpt(Excerpt {
+                file,
+                text: text.as_str().into(),
+                marks: std::iter::once(first).chain(others).collect(),
+            })
         }
         None => failure.place(file),
     };

@@ -38,7 +38,7 @@ fn start(cli: cli::Cli) -> Exit {
     report.log(cli.global.verbose);
     let panics = watch_panics();
     let context = Context { report: report.clone(), global: cli.global, environment, stop: CancellationToken::new() };
-    let outcome = panic::catch_unwind(AssertUnwindSafe(|| run(context, cli.command)));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| run(&context, cli.command)));
     match outcome {
         Ok(Ok(exit)) => exit,
         Ok(Err(failure)) => report.failure(&failure),
@@ -49,7 +49,7 @@ fn start(cli: cli::Cli) -> Exit {
     }
 }
 
-fn run(context: Context, command: cli::Command) -> Result<Exit> {
+fn run(context: &Context, command: cli::Command) -> Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         // 8 MiB, as the main thread has: deep SQL plans recurse.
@@ -59,7 +59,7 @@ fn run(context: Context, command: cli::Command) -> Result<Exit> {
     let stop = context.stop.clone();
     let outcome = runtime.block_on(async {
         tokio::select! {
-            outcome = Box::pin(commands::run(&context, command)) => outcome,
+            outcome = Box::pin(commands::run(context, command)) => outcome,
             () = stop::twice(stop) => Ok(Exit::Stopped),
         }
     });

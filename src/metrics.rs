@@ -35,7 +35,7 @@ pub(crate) struct Metrics(Mutex<Families>);
 
 #[derive(Debug, Default)]
 struct Families {
-    families: BTreeMap<&'static str, (Metric, BTreeMap<Labels, f64>)>,
+    by_name: BTreeMap<&'static str, (Metric, BTreeMap<Labels, f64>)>,
     series: usize,
     refused: u64,
 }
@@ -54,8 +54,8 @@ impl Metrics {
     fn change(&self, metric: Metric, labels: &[(&'static str, &str)], change: impl FnOnce(&mut f64)) {
         let labels: Labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Families { families, series, refused } = &mut *all;
-        let (_, known) = families.entry(metric.name).or_insert_with(|| (metric, BTreeMap::new()));
+        let Families { by_name, series, refused } = &mut *all;
+        let (_, known) = by_name.entry(metric.name).or_insert_with(|| (metric, BTreeMap::new()));
         if !known.contains_key(&labels) {
             if *series >= MAX_SERIES {
                 *refused += 1;
@@ -70,15 +70,20 @@ impl Metrics {
     pub(crate) fn render(&self) -> String {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut text = String::new();
-        for (metric, series) in all.families.values() {
+        for (metric, series) in all.by_name.values() {
             head(&mut text, *metric);
             for (labels, value) in series {
-                let labels = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect::<Vec<_>>();
+                let labels =
+                    labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect::<Vec<_>>();
                 let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
                 line(&mut text, metric.name, &braces, *value);
             }
         }
-        let refused = Metric { name: "tidemill_metrics_refused_total", help: "Values with labels beyond the limit of series", kind: Kind::Counter };
+        let refused = Metric {
+            name: "tidemill_metrics_refused_total",
+            help: "Values with labels beyond the limit of series",
+            kind: Kind::Counter,
+        };
         head(&mut text, refused);
         line(&mut text, refused.name, "", u32::try_from(all.refused).unwrap_or(u32::MAX).into());
         text
@@ -90,11 +95,12 @@ fn head(text: &mut String, metric: Metric) {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
     };
-    text.push_str(&format!("# HELP {} {}\n# TYPE {} {kind}\n", metric.name, metric.help, metric.name));
+    let name = metric.name;
+    text.extend(["# HELP ", name, " ", metric.help, "\n# TYPE ", name, " ", kind, "\n"]);
 }
 
 fn line(text: &mut String, name: &str, labels: &str, value: f64) {
-    text.push_str(&format!("{name}{labels} {value}\n"));
+    text.extend([name, labels, " ", &value.to_string(), "\n"]);
 }
 
 fn escape(value: &str) -> String {

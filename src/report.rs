@@ -20,9 +20,8 @@ use crate::settings::Environment;
 pub(crate) struct Report {
     json: bool,
     quiet: bool,
-    /// Progress rewrites its line: standard error is a terminal, and no log lines come between.
-    live: bool,
     colour: bool,
+    /// Hidden where standard error is no terminal, or log lines would come between.
     bars: MultiProgress,
 }
 
@@ -35,7 +34,6 @@ impl Report {
         Self {
             json: global.json,
             quiet: global.quiet,
-            live,
             // https://no-color.org
             colour: terminal && !environment.has("NO_COLOR"),
             bars: MultiProgress::with_draw_target(target),
@@ -86,16 +84,18 @@ impl Report {
     /// # Errors
     /// If standard output cannot be written.
     pub(crate) fn text(&self, text: &str) -> Result<()> {
-        self.bars.suspend(|| self.output(|out| out.write_all(text.as_bytes())))
+        self.output(|out| out.write_all(text.as_bytes()))
     }
 
-    /// Hands out standard output, locked, for results that are written piece by piece.
+    /// Hands out standard output, locked and with no bar in the way, for results that are written piece by piece.
     ///
     /// # Errors
     /// If standard output cannot be written.
     pub(crate) fn output(&self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-        let mut out = io::stdout().lock();
-        write(&mut out).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+        self.bars.suspend(|| {
+            let mut out = io::stdout().lock();
+            write(&mut out).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+        })
     }
 
     /// Says something to the person at the terminal, unless `--quiet`.
@@ -116,7 +116,7 @@ impl Report {
     }
 
     fn progress(&self, what: String, total: Option<u64>, unit: Unit) -> Progress {
-        let bar = self.live.then(|| {
+        let bar = (!self.bars.is_hidden()).then(|| {
             let bar = self.bars.add(total.map_or_else(ProgressBar::no_length, ProgressBar::new));
             bar.set_style(style(total, unit));
             bar.set_message(clean(&what));
@@ -232,7 +232,9 @@ fn style(total: Option<u64>, unit: Unit) -> ProgressStyle {
         (None, Unit::Things) => "{spinner} {msg} {elapsed}",
         (None, Unit::Bytes) => "{spinner} {msg} {decimal_bytes} {decimal_bytes_per_sec} {elapsed}",
         (Some(_), Unit::Things) => "{msg} {bar:24} {human_pos}/{human_len} {per_sec} ETA {eta}",
-        (Some(_), Unit::Bytes) => "{msg} {bar:24} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta}",
+        (Some(_), Unit::Bytes) => {
+            "{msg} {bar:24} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta}"
+        }
     };
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("━━─")
 }
@@ -264,7 +266,7 @@ pub(crate) fn render(failure: &Failure, colour: bool) -> String {
     }
     let errors = failure.each().filter(|parts| !parts.warning).count();
     if errors > 1 {
-        text.push_str(&format!("\n{errors} problems\n"));
+        text.extend(["\n", &errors.to_string(), " problems\n"]);
     }
     text
 }
@@ -273,10 +275,10 @@ pub(crate) fn render(failure: &Failure, colour: bool) -> String {
 fn plain(text: &mut String, parts: &Parts, colour: bool) {
     let (level, paint) = if parts.warning { ("warning", "\x1b[1;33m") } else { ("error", "\x1b[1;31m") };
     let (paint, bold, reset) = if colour { (paint, "\x1b[1m", "\x1b[0m") } else { ("", "", "") };
-    text.push_str(&format!("{paint}{level}[{}]{reset}{bold}: {}{reset}\n", parts.code, clean(&parts.what)));
+    text.extend([paint, level, "[", parts.code, "]", reset, bold, ": ", &clean(&parts.what), reset, "\n"]);
     for (name, line) in [("where:", &parts.place), ("why:  ", &parts.why), ("fix:  ", &parts.fix)] {
         if let Some(line) = line {
-            text.push_str(&format!("  {bold}{name}{reset} {}\n", clean(line)));
+            text.extend(["  ", bold, name, reset, " ", &clean(line), "\n"]);
         }
     }
 }
@@ -292,7 +294,8 @@ fn pointed(text: &mut String, parts: &Parts, colour: bool) {
     let level = if parts.warning { Level::WARNING } else { Level::ERROR };
     let snippet = Snippet::source(&*excerpt.text).path(&excerpt.file).annotations(marks);
     let rest = [("where", &parts.place), ("why", &parts.why), ("fix", &parts.fix)];
-    let rest = rest.into_iter().filter_map(|(name, line)| Some(Level::HELP.with_name(name).message(clean(line.as_ref()?))));
+    let rest =
+        rest.into_iter().filter_map(|(name, line)| Some(Level::HELP.with_name(name).message(clean(line.as_ref()?))));
     let group: Group<'_> = level.primary_title(&parts.what).id(parts.code).element(snippet).elements(rest);
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     text.push_str(&renderer.render(&[group]));
@@ -326,8 +329,12 @@ fn failure_json(failure: &Failure) -> String {
 fn table(rows: &[Value]) -> String {
     let Some(Value::Object(first)) = rows.first() else { return String::new() };
     let columns: Vec<&String> = first.keys().collect();
-    let cells: Vec<Vec<String>> = rows.iter().map(|row| columns.iter().map(|name| cell(&row[name.as_str()])).collect()).collect();
-    let right: Vec<bool> = columns.iter().map(|name| rows.iter().all(|row| row[name.as_str()].is_number() || row[name.as_str()].is_null())).collect();
+    let cells: Vec<Vec<String>> =
+        rows.iter().map(|row| columns.iter().map(|name| cell(&row[name.as_str()])).collect()).collect();
+    let right: Vec<bool> = columns
+        .iter()
+        .map(|name| rows.iter().all(|row| row[name.as_str()].is_number() || row[name.as_str()].is_null()))
+        .collect();
     let widths: Vec<usize> = columns
         .iter()
         .enumerate()
@@ -339,13 +346,15 @@ fn table(rows: &[Value]) -> String {
         for (index, cell) in cells.enumerate() {
             let pad = " ".repeat(widths[index].saturating_sub(cell.width()));
             out.push_str(if index > 0 { "  " } else { "" });
-            out.push_str(&if right[index] { format!("{pad}{cell}") } else { format!("{cell}{pad}") });
+            out.extend(if right[index] { [pad.as_str(), cell] } else { [cell, pad.as_str()] });
         }
         text.push_str(out.trim_end());
         text.push('\n');
     };
     line(&mut columns.iter().copied());
-    cells.iter().for_each(|row| line(&mut row.iter()));
+    for row in &cells {
+        line(&mut row.iter());
+    }
     text
 }
 
@@ -397,7 +406,8 @@ mod tests {
     fn a_place_in_a_file_is_pointed_at_even_if_the_span_is_off() {
         let mark = Mark { span: 7..900, label: "unknown key".to_owned() };
         let excerpt = Excerpt { file: "a.toml".to_owned(), text: "[lake]\nulr = 1\n".into(), marks: vec![mark] };
-        let text = render(&Failure::new("S0004", "unknown key `lake.ulr`").excerpt(excerpt).fix("did you mean `url`?"), false);
+        let text =
+            render(&Failure::new("S0004", "unknown key `lake.ulr`").excerpt(excerpt).fix("did you mean `url`?"), false);
 
         assert!(text.starts_with("error[S0004]: unknown key `lake.ulr`\n"), "{text}");
         assert!(text.contains("a.toml:2:1") && text.contains("= fix: did you mean `url`?"), "{text}");
@@ -407,7 +417,7 @@ mod tests {
     fn tables_align_and_data_cannot_steer_the_terminal() {
         let rows = [json!({"name": "a\x1b[2J", "rows": 7}), json!({"name": "日本", "rows": null})];
 
-        assert_eq!(table(&rows), "name           rows\na\\u{1b}[2J       7\n日本              –\n");
+        assert_eq!(table(&rows), "name        rows\na\\u{1b}[2J     7\n日本           –\n");
         assert_eq!(table(&[]), "");
     }
 

@@ -250,7 +250,14 @@ impl Settings {
         from_environment(inputs.environment, &known, &mut entries, &mut problems);
         from_flags(inputs.flags, &known, &mut entries, &mut problems);
 
-        let mut typed = Typed { root: inputs.root, environment: inputs.environment, entries, problems, asked: BTreeSet::new(), listing: Vec::new() };
+        let mut typed = Typed {
+            root: inputs.root,
+            environment: inputs.environment,
+            entries,
+            problems,
+            asked: BTreeSet::new(),
+            listing: Vec::new(),
+        };
         let settings = typed.settings();
         let Typed { mut problems, mut listing, .. } = typed;
         if problems.is_empty() && !settings.server.listen.ip().is_loopback() && settings.server.token.is_empty() {
@@ -281,7 +288,9 @@ fn defaults(problems: &mut Vec<Failure>) -> (Known, Entries) {
 /// The project's file, or `None` if there is none.
 fn read_file(path: &Path) -> Result<Option<SourceFile>> {
     let unreadable = |why: String| {
-        Failure::new("S0002", format!("cannot read `{}`", path.display())).why(why).fix("it must be a text file in UTF-8, at most 1 MiB, that this user may read")
+        Failure::new("S0002", format!("cannot read `{}`", path.display()))
+            .why(why)
+            .fix("it must be a text file in UTF-8, at most 1 MiB, that this user may read")
     };
     match std::fs::metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
@@ -320,13 +329,22 @@ fn from_environment(environment: &Environment, known: &Known, entries: &mut Entr
 fn from_flags(flags: &[String], known: &Known, entries: &mut Entries, problems: &mut Vec<Failure>) {
     for flag in flags {
         match flag.split_once('=') {
-            None => problems.push(Failure::new("S0011", format!("`--set {flag}` has no value")).fix("write it as `--set key=value`").exit(crate::failure::Exit::Usage)),
+            None => problems.push(
+                Failure::new("S0011", format!("`--set {flag}` has no value"))
+                    .fix("write it as `--set key=value`")
+                    .exit(crate::failure::Exit::Usage),
+            ),
             Some((key, value)) if known.takes(key.trim()) => {
                 entries.insert(key.trim().to_owned(), Entry { raw: Raw::Text(value.to_owned()), origin: Origin::Flag });
             }
             Some((key, _)) => {
                 let key = key.trim();
-                problems.push(Failure::new("S0004", format!("unknown key `{key}`")).place("--set").maybe_fix(known.hint(key)).exit(crate::failure::Exit::Usage));
+                problems.push(
+                    Failure::new("S0004", format!("unknown key `{key}`"))
+                        .place("--set")
+                        .maybe_fix(known.hint(key))
+                        .exit(crate::failure::Exit::Usage),
+                );
             }
         }
     }
@@ -368,23 +386,33 @@ impl Typed<'_> {
                 registry: self.registry(),
                 user: self.text("schemas.user"),
                 password: self.secret("schemas.password"),
-                subjects: self.names("schemas.subjects").into_iter().map(|(key, topic)| (topic, self.text(&key))).collect(),
+                subjects: self
+                    .names("schemas.subjects")
+                    .into_iter()
+                    .map(|(key, topic)| (topic, self.text(&key)))
+                    .collect(),
             },
             streams: Streams {
                 linger: Duration::from_millis(self.integer("streams.linger_ms", 0, 3_600_000)),
                 max_rows: usize::try_from(self.integer("streams.max_rows", 1, 100_000_000)).unwrap_or(usize::MAX),
                 max_bytes: self.size("streams.max_bytes", 1 << 10),
-                timestamps_without_zone: self.parsed("streams.timestamps_without_zone", |text| {
-                    text.parse().map_err(|_| {
-                        suggest::nearest(text, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name()))
-                            .map_or_else(|| "not a time zone such as `Europe/Lisbon`".to_owned(), |near| format!("not a time zone; did you mean `{near}`?"))
+                timestamps_without_zone: self
+                    .parsed("streams.timestamps_without_zone", |text| {
+                        text.parse().map_err(|_| {
+                            suggest::nearest(text, chrono_tz::TZ_VARIANTS.iter().map(|zone| zone.name())).map_or_else(
+                                || "not a time zone such as `Europe/Lisbon`".to_owned(),
+                                |near| format!("not a time zone; did you mean `{near}`?"),
+                            )
+                        })
                     })
-                }).unwrap_or(chrono_tz::UTC),
+                    .unwrap_or(chrono_tz::UTC),
             },
             engine: Engine {
                 // 32 MB: below it even a sort of one batch cannot start.
                 memory_limit: self.size("engine.memory_limit", 32_000_000),
-                spill_dir: self.optional("engine.spill_dir").map_or_else(|| state.join("spill"), |path| self.root.join(path)),
+                spill_dir: self
+                    .optional("engine.spill_dir")
+                    .map_or_else(|| state.join("spill"), |path| self.root.join(path)),
                 target_partitions: match self.integer("engine.target_partitions", 0, 1024) {
                     0 => None,
                     lanes => usize::try_from(lanes).ok(),
@@ -396,9 +424,11 @@ impl Typed<'_> {
                 schema: self.text("warehouse.schema"),
             },
             server: Server {
-                listen: self.parsed("server.listen", |text| {
-                    text.parse().map_err(|_| "expected an address and a port such as 127.0.0.1:8080".to_owned())
-                }).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
+                listen: self
+                    .parsed("server.listen", |text| {
+                        text.parse().map_err(|_| "expected an address and a port such as 127.0.0.1:8080".to_owned())
+                    })
+                    .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0))),
                 token: self.secret("server.token"),
                 grace: self.parsed("server.grace", parse_duration).unwrap_or_default(),
             },
@@ -473,7 +503,9 @@ impl Typed<'_> {
     }
 
     fn path(&mut self, key: &str) -> PathBuf {
-        match self.parsed(key, |text| if text.is_empty() { Err("a path is needed".to_owned()) } else { Ok(text.to_owned()) }) {
+        match self
+            .parsed(key, |text| if text.is_empty() { Err("a path is needed".to_owned()) } else { Ok(text.to_owned()) })
+        {
             Some(path) => self.root.join(path),
             None => self.root.to_path_buf(),
         }
@@ -549,7 +581,9 @@ impl Typed<'_> {
     fn lake_url(&mut self) -> Url {
         let root = self.root.to_path_buf();
         let parse = |text: &str| match text.split_once("://") {
-            Some(("s3" | "s3a", _)) => Url::parse(&text.replacen("s3a://", "s3://", 1)).map_err(|error| error.to_string()),
+            Some(("s3" | "s3a", _)) => {
+                Url::parse(&text.replacen("s3a://", "s3://", 1)).map_err(|error| error.to_string())
+            }
             Some(("file", _)) => Url::parse(text).map_err(|error| error.to_string()),
             Some((scheme, _)) => Err(format!("`{scheme}://` is no kind of lake: use a folder or s3://bucket/prefix")),
             None if text.is_empty() => Err("a folder or s3://bucket/prefix is needed".to_owned()),
@@ -573,7 +607,8 @@ impl Typed<'_> {
             if text == "embedded" {
                 return Ok(Broker::Embedded);
             }
-            let hosts = text.strip_prefix("kafka://").ok_or("expected \"embedded\" or kafka://host:port[,host:port]")?;
+            let hosts =
+                text.strip_prefix("kafka://").ok_or("expected \"embedded\" or kafka://host:port[,host:port]")?;
             let hosts = hosts.trim_end_matches('/');
             let valid = |host: &str| matches!(host.rsplit_once(':'), Some((name, port)) if !name.is_empty() && port.parse::<u16>().is_ok());
             match hosts.split(',').map(str::trim).find(|host| !valid(host)) {
@@ -587,7 +622,9 @@ impl Typed<'_> {
     fn registry(&mut self) -> Option<Address> {
         self.address("schemas.registry", |text| match text {
             "embedded" => Ok(None),
-            text => http(text).map(|url| Some(Address::new(url))).map_err(|label| format!("expected \"embedded\" or a URL: {label}")),
+            text => http(text)
+                .map(|url| Some(Address::new(url)))
+                .map_err(|label| format!("expected \"embedded\" or a URL: {label}")),
         })
         .flatten()
     }
@@ -631,7 +668,9 @@ impl Typed<'_> {
             Raw::Text(_) => {
                 let (text, _) = self.resolved(key, false)?;
                 let scalar = origin.untyped().then(|| serde_json::from_str(&text).ok()).flatten();
-                scalar.filter(|value: &serde_json::Value| value.is_number() || value.is_boolean()).unwrap_or_else(|| text.into())
+                scalar
+                    .filter(|value: &serde_json::Value| value.is_number() || value.is_boolean())
+                    .unwrap_or_else(|| text.into())
             }
         };
         self.list(key, value.clone(), &origin);
@@ -674,10 +713,11 @@ fn expand(text: &str, environment: &Environment) -> std::result::Result<String, 
         }
         out.push_str(before);
         let (reference, tail) = after.split_once('}').ok_or(("S0009", "`${` is not closed by `}`".to_owned()))?;
-        let name = reference
-            .strip_prefix("env:")
-            .ok_or_else(|| ("S0009", format!("`${{{reference}}}` is no reference: write `${{env:NAME}}`, or `$${{` for a plain `${{`")))?;
-        let value = environment.0.get(name).ok_or_else(|| ("S0007", format!("the environment has no variable `{name}`")))?;
+        let name = reference.strip_prefix("env:").ok_or_else(|| {
+            ("S0009", format!("`${{{reference}}}` is no reference: write `${{env:NAME}}`, or `$${{` for a plain `${{`"))
+        })?;
+        let value =
+            environment.0.get(name).ok_or_else(|| ("S0007", format!("the environment has no variable `{name}`")))?;
         out.push_str(value);
         rest = tail;
     }
@@ -689,14 +729,16 @@ fn expand(text: &str, environment: &Environment) -> std::result::Result<String, 
 fn read_secret(path: &Path) -> std::result::Result<String, (&'static str, String)> {
     use std::io::Read as _;
 
-    let unreadable = |why: &dyn std::fmt::Display| ("S0008", format!("cannot read the secret's file `{}`: {why}", path.display()));
+    let unreadable =
+        |why: &dyn std::fmt::Display| ("S0008", format!("cannot read the secret's file `{}`: {why}", path.display()));
     let file = std::fs::File::open(path).map_err(|error| unreadable(&error))?;
     let mut text = String::new();
     file.take((64 << 10) + 1).read_to_string(&mut text).map_err(|error| unreadable(&error))?;
     if text.len() > 64 << 10 {
         return Err(unreadable(&"more than 64 KiB"));
     }
-    Ok(text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text)).unwrap_or(&text).to_owned())
+    let line = text.strip_suffix('\n').map_or(text.as_str(), |line| line.strip_suffix('\r').unwrap_or(line));
+    Ok(line.to_owned())
 }
 
 #[cfg(test)]

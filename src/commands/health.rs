@@ -19,7 +19,8 @@ pub(super) async fn run(context: &Context) -> Result<Exit> {
             .fix("start it with `tidemill up`; if it listens elsewhere, give the same `--set server.listen=…`")
     };
     let answer = tokio::time::timeout(PATIENCE, get(address)).await;
-    let answer = answer.map_err(|_| silent("no answer within 5 s".to_owned()))?.map_err(|error| silent(error.to_string()))?;
+    let answer =
+        answer.map_err(|_| silent("no answer within 5 s".to_owned()))?.map_err(|error| silent(error.to_string()))?;
     let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| silent("the answer is not HTTP".to_owned()))?;
     if !head.starts_with("HTTP/1.1 200 ") {
         return Err(silent(head.lines().next().unwrap_or_default().to_owned()));
@@ -41,7 +42,9 @@ fn reachable(listen: SocketAddr) -> SocketAddr {
 
 async fn get(address: SocketAddr) -> std::io::Result<String> {
     let mut stream = TcpStream::connect(address).await?;
-    stream.write_all(format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes()).await?;
+    stream
+        .write_all(format!("GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").as_bytes())
+        .await?;
     let mut answer = String::new();
     // 64 KiB: whatever listens there may be something else.
     stream.take(64 << 10).read_to_string(&mut answer).await?;

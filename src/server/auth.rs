@@ -55,7 +55,8 @@ fn local_host(headers: &HeaderMap) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 /// Lets a request pass or answers for it.
@@ -64,7 +65,12 @@ pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, nex
         Ok(()) => next.run(request).await,
         Err(StatusCode::UNAUTHORIZED) => {
             let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"tidemill\", charset=\"UTF-8\"")];
-            (StatusCode::UNAUTHORIZED, ask, "present the token of `server.token`: as a bearer token, or as the password\n").into_response()
+            (
+                StatusCode::UNAUTHORIZED,
+                ask,
+                "present the token of `server.token`: as a bearer token, or as the password\n",
+            )
+                .into_response()
         }
         Err(status) => (status, "ask for localhost or 127.0.0.1, or set `server.token`\n").into_response(),
     }

@@ -30,7 +30,8 @@ const MAX_BODY: usize = 64 << 10;
 /// How many runs the page shows.
 const RUNS: usize = 20;
 
-const UPTIME: Metric = Metric { name: "tidemill_uptime_seconds", help: "Time since the server started", kind: Kind::Gauge };
+const UPTIME: Metric =
+    Metric { name: "tidemill_uptime_seconds", help: "Time since the server started", kind: Kind::Gauge };
 
 /// A DAG as the page shows it.
 #[derive(Debug, Clone, Serialize)]

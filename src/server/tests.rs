@@ -8,19 +8,40 @@ struct Shop;
 #[async_trait]
 impl StatusView for Shop {
     async fn dags(&self) -> Result<Vec<DagStatus>> {
-        Ok(vec![DagStatus { id: "sales".to_owned(), description: "<script>".to_owned(), triggers: vec!["cron".to_owned()] }])
+        Ok(vec![DagStatus {
+            id: "sales".to_owned(),
+            description: "<script>".to_owned(),
+            triggers: vec!["cron".to_owned()],
+        }])
     }
     async fn runs(&self, limit: usize) -> Result<Vec<RunStatus>> {
-        let run = |n: usize| RunStatus { id: format!("run{n}"), dag: "sales".to_owned(), state: "failed".to_owned(), started_at: None, seconds: Some(1.25) };
+        let run = |n: usize| RunStatus {
+            id: format!("run{n}"),
+            dag: "sales".to_owned(),
+            state: "failed".to_owned(),
+            started_at: None,
+            seconds: Some(1.25),
+        };
         Ok((0..limit).map(run).collect())
     }
     async fn tables(&self) -> Result<Vec<TableStatus>> {
-        Ok(vec![TableStatus { name: "gold.sales".to_owned(), version: 3, rows: Some(8701), bytes: Some(1_500_000), updated_at: None }])
+        Ok(vec![TableStatus {
+            name: "gold.sales".to_owned(),
+            version: 3,
+            rows: Some(8701),
+            bytes: Some(1_500_000),
+            updated_at: None,
+        }])
     }
 }
 
 fn options(token: &str) -> Options {
-    Options { name: "shop".to_owned(), listen: SocketAddr::from(([127, 0, 0, 1], 0)), token: Secret::new(token), grace: Duration::from_secs(5) }
+    Options {
+        name: "shop".to_owned(),
+        listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+        token: Secret::new(token),
+        grace: Duration::from_secs(5),
+    }
 }
 
 /// Serves, asks each of these (path, further header lines), stops, and returns the answers.
@@ -33,7 +54,10 @@ async fn ask(token: &str, requests: &[(&str, &str)]) -> Vec<String> {
     for (path, headers) in requests {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let host = if headers.contains("Host:") { "" } else { "Host: localhost\r\n" };
-        stream.write_all(format!("GET {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n").as_bytes()).await.unwrap();
+        stream
+            .write_all(format!("GET {path} HTTP/1.1\r\n{host}{headers}Connection: close\r\n\r\n").as_bytes())
+            .await
+            .unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();
         answers.push(answer);
@@ -45,11 +69,16 @@ async fn ask(token: &str, requests: &[(&str, &str)]) -> Vec<String> {
 
 #[tokio::test]
 async fn health_metrics_and_the_page_answer() {
-    let answers = ask("", &[("/healthz", ""), ("/metrics", ""), ("/", ""), ("/api/status", ""), ("/nothing", "")]).await;
+    let answers =
+        ask("", &[("/healthz", ""), ("/metrics", ""), ("/", ""), ("/api/status", ""), ("/nothing", "")]).await;
 
     assert!(answers[0].starts_with("HTTP/1.1 200") && answers[0].contains("\"status\":\"ok\""), "{}", answers[0]);
     assert!(answers[1].contains("# TYPE tidemill_uptime_seconds gauge"), "{}", answers[1]);
-    assert!(answers[2].contains("gold.sales") && answers[2].contains("8701") && answers[2].contains("run19"), "{}", answers[2]);
+    assert!(
+        answers[2].contains("gold.sales") && answers[2].contains("8701") && answers[2].contains("run19"),
+        "{}",
+        answers[2]
+    );
     assert!(answers[2].contains("&lt;script&gt;") && !answers[2].contains("<script>"), "texts are escaped");
     assert!(answers[2].contains("default-src 'none'"), "{}", answers[2]);
     assert!(answers[3].contains("\"id\":\"run0\""), "{}", answers[3]);
@@ -73,7 +102,8 @@ async fn with_a_token_only_its_holders_see_more_than_health() {
 async fn a_foreign_name_for_this_machine_is_refused() {
     let hosts = [("/", "Host: evil.example\r\n"), ("/", "Host: [::1]:8080\r\n"), ("/", "Host: 127.0.0.1:80\r\n")];
 
-    let codes: Vec<String> = ask("", &hosts).await.iter().map(|answer| answer.split(' ').nth(1).unwrap().to_owned()).collect();
+    let codes: Vec<String> =
+        ask("", &hosts).await.iter().map(|answer| answer.split(' ').nth(1).unwrap().to_owned()).collect();
 
     assert_eq!(codes, ["403", "200", "200"]);
 }

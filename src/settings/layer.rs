@@ -130,7 +130,8 @@ impl Known {
     /// The names directly within a section, sections included.
     fn within(&self, section: &str) -> Vec<&str> {
         let inner = |path: &'_ String| -> Option<usize> {
-            let rest = if section.is_empty() { path.as_str() } else { path.strip_prefix(section)?.strip_prefix('.')? };
+            let rest =
+                if section.is_empty() { path.as_str() } else { path.strip_prefix(section)?.strip_prefix('.')? };
             (!rest.is_empty() && !rest.contains('.')).then_some(path.len() - rest.len())
         };
         self.sections
@@ -154,7 +155,12 @@ fn free_section(section: &str) -> bool {
 /// Reads a settings file into entries; adds every problem to `problems` and goes on.
 ///
 /// With `known` absent, all keys are taken: that is how `default.toml` says what there is.
-pub(super) fn read(file: &SourceFile, known: Option<&Known>, sections: &mut Vec<String>, problems: &mut Vec<Failure>) -> Entries {
+pub(super) fn read(
+    file: &SourceFile,
+    known: Option<&Known>,
+    sections: &mut Vec<String>,
+    problems: &mut Vec<Failure>,
+) -> Entries {
     let mut entries = Entries::new();
     let text = Arc::clone(&file.text);
     match toml_span::parse(&text) {
@@ -197,7 +203,12 @@ impl Reader<'_> {
                     self.table(inner, &path);
                 }
                 _ if self.known.is_some_and(|known| known.sections.contains(&path)) => {
-                    self.problem("S0005", value.span, format!("`{path}` must be a section"), &format!("write it as [{path}]"));
+                    self.problem(
+                        "S0005",
+                        value.span,
+                        format!("`{path}` must be a section"),
+                        &format!("write it as [{path}]"),
+                    );
                 }
                 ValueInner::Table(_) | ValueInner::Array(_) if self.known.is_none_or(|known| known.takes(&path)) => {
                     let kind = if value.as_array().is_some() { "an array" } else { "a table" };

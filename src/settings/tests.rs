@@ -36,7 +36,10 @@ fn the_defaults_are_valid_and_every_one_is_used_and_explained() {
     }
     let mut explained = false;
     for line in DEFAULTS.lines() {
-        assert!(line.starts_with('#') || line.is_empty() || line.starts_with('[') || explained, "no comment above: {line}");
+        assert!(
+            line.starts_with('#') || line.is_empty() || line.starts_with('[') || explained,
+            "no comment above: {line}"
+        );
         explained = line.starts_with('#');
     }
     assert_eq!(settings.name, "project");
@@ -169,7 +172,10 @@ fn connections_are_checked_in_form() {
 fn vars_keep_their_types() {
     let settings = load("[vars]\na = 1\nb = \"1\"\nc = true\n", &[("TIDEMILL_VARS__D", "2.5")], &["vars.e=x"]).unwrap();
 
-    assert_eq!(serde_json::Value::Object(settings.vars), serde_json::json!({"a": 1, "b": "1", "c": true, "d": 2.5, "e": "x"}));
+    assert_eq!(
+        serde_json::Value::Object(settings.vars),
+        serde_json::json!({"a": 1, "b": "1", "c": true, "d": 2.5, "e": "x"})
+    );
 }
 
 #[test]

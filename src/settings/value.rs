@@ -95,11 +95,11 @@ impl ByteSize {
         let (number, unit) = split_unit(text);
         let factor = match unit {
             "" => 1,
-            unit => SIZES
-                .iter()
-                .find(|(name, _)| name.eq_ignore_ascii_case(unit))
-                .map(|(_, factor)| *factor)
-                .ok_or_else(|| format!("`{unit}` is no unit of bytes: use B, kB, MB, GB, TB or KiB, MiB, GiB, TiB"))?,
+            unit => {
+                SIZES.iter().find(|(name, _)| name.eq_ignore_ascii_case(unit)).map(|(_, factor)| *factor).ok_or_else(
+                    || format!("`{unit}` is no unit of bytes: use B, kB, MB, GB, TB or KiB, MiB, GiB, TiB"),
+                )?
+            }
         };
         scaled(number, factor).map(Self).ok_or_else(|| format!("`{text}` is not a size such as \"512MB\" or \"64KiB\""))
     }
@@ -125,12 +125,12 @@ impl fmt::Display for ByteSize {
     }
 }
 
-const DURATIONS: &[(&str, u64)] =
-    &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
+const DURATIONS: &[(&str, u64)] = &[("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// Reads `250ms`, `1.5s`, `1h30m`.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("`{}` is not a duration such as \"250ms\", \"2s\", \"5m\", \"1h30m\" or \"7d\"", text.trim());
+    let wrong =
+        || format!("`{}` is not a duration such as \"250ms\", \"2s\", \"5m\", \"1h30m\" or \"7d\"", text.trim());
     let mut rest = text.trim();
     let mut millis: u64 = 0;
     if rest.is_empty() {
@@ -187,7 +187,7 @@ mod tests {
     #[test]
     fn durations_add_up() {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
-        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_mins(90)));
         assert_eq!(parse_duration("1.5 s"), Ok(Duration::from_millis(1500)));
         for wrong in ["", "s", "5", "5 weeks", "1h-3m"] {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
