@@ -13,6 +13,7 @@ pub mod position;
 pub mod publish;
 pub mod record;
 pub mod schema_registry;
+pub mod secret;
 pub mod sink;
 pub mod source;
 pub mod table;

@@ -6,8 +6,10 @@
     clippy::unwrap_used,
     reason = "a contract suite fails by panicking"
 )]
+mod sink_contract;
 mod topic_contract;
 
+pub use sink_contract::{SinkHarness, sink_contract};
 pub use topic_contract::topic_contract;
 
 /// Returns the address of a real service, from `TIDEMILL_TEST_{name}`; says in one line that tests are skipped
