@@ -3,6 +3,7 @@
 mod catalog;
 mod digest;
 mod error;
+pub mod function;
 mod session;
 mod travel;
 

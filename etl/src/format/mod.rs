@@ -7,6 +7,7 @@ mod column;
 mod decimal;
 mod error;
 mod instant;
+pub mod item;
 pub mod json;
 
 pub use error::SchemaError;

@@ -1,0 +1,19 @@
+//! Functions that SQL has here beyond the engine's own.
+//!
+//! | function | gives |
+//! |---|---|
+//! | `parse_price(text)` | a struct of `amount` and `currency`, NULL if the text is no price |
+//! | `read_items('place')` | the items of a catalogue file as rows, see [`crate::format::item`] |
+use std::path::PathBuf;
+
+use datafusion::logical_expr::ScalarUDF;
+use datafusion::prelude::SessionContext;
+
+mod parse_price;
+mod read_items;
+
+/// Adds the functions; relative paths in SQL start at `base`, the project's folder.
+pub fn register(ctx: &SessionContext, base: impl Into<PathBuf>) {
+    ctx.register_udf(ScalarUDF::from(parse_price::ParsePrice::default()));
+    ctx.register_udtf("read_items", std::sync::Arc::new(read_items::ReadItems::new(base.into())));
+}
