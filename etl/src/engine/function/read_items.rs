@@ -9,6 +9,7 @@ use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableFunctionArgs, TableFunctionImpl, TableProvider};
 use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
@@ -17,7 +18,7 @@ use datafusion::physical_plan::streaming::{PartitionStream, StreamingTableExec};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use tracing::warn;
-use url::Url;
+use url::{Position, Url};
 
 use crate::format::item::{ItemError, ItemReader, ReadOptions, RowLimits, item_schema};
 
@@ -147,7 +148,9 @@ async fn open(place: &Place, ctx: &TaskContext, options: ReadOptions) -> Result<
         Place::File(path) => ItemReader::open_path(path, options).await.map_err(outside),
         Place::Object(url) => {
             let wrong = |reason: String| outside(ItemError::Location { location: url.to_string(), reason });
-            let store = ctx.runtime_env().object_store(url).map_err(|error| wrong(error.strip_backtrace()))?;
+            let store = ObjectStoreUrl::parse(&url[..Position::BeforePath])
+                .and_then(|store| ctx.runtime_env().object_store(store))
+                .map_err(|error| wrong(error.strip_backtrace()))?;
             let path = Path::from_url_path(url.path()).map_err(|error| wrong(error.to_string()))?;
             ItemReader::open(store, path, url.to_string(), options).await.map_err(outside)
         }

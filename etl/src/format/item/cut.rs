@@ -82,12 +82,14 @@ fn lines(bytes: &[u8]) -> u64 {
 }
 
 /// Finds the first or the last header line that lies wholly in `bytes`, with its line feeds on both sides.
-fn cut_at(bytes: &[u8], mut candidates: impl Iterator<Item = usize>) -> Option<usize> {
+///
+/// A line over the limit is no header, even if it is one in form: where it is cut depends on the pushes.
+fn cut_at(bytes: &[u8], limits: Limits, mut candidates: impl Iterator<Item = usize>) -> Option<usize> {
     candidates.find_map(|line_feed| {
         let start = line_feed + 1;
         let rest = bytes.get(start..)?;
         let end = memchr(b'\n', rest)?;
-        matches!(header(rest.get(..end)?), Header::Item(_)).then_some(start)
+        (end <= limits.line && matches!(header(rest.get(..end)?), Header::Item(_))).then_some(start)
     })
 }
 
@@ -171,10 +173,10 @@ impl Cutter {
             self.skipping = false;
             piece = piece.get(end..).unwrap_or_default();
         }
-        let Some(first) = cut_at(piece, memmem::find_iter(piece, b"\nITEM ")) else {
+        let Some(first) = cut_at(piece, self.limits, memmem::find_iter(piece, b"\nITEM ")) else {
             return self.keep(piece, each);
         };
-        let last = cut_at(piece, memmem::rfind_iter(piece, b"\nITEM ")).unwrap_or(first);
+        let last = cut_at(piece, self.limits, memmem::rfind_iter(piece, b"\nITEM ")).unwrap_or(first);
         let (head, rest) = piece.split_at(first);
         let (middle, tail) = rest.split_at(last - first);
 
@@ -241,7 +243,9 @@ impl Cutter {
         let start = self.carry.strip_prefix(BOM).filter(|_| self.first_line == 1).unwrap_or(&self.carry);
         let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
         match header(line) {
-            Header::Item(item) => Problem::TooLarge { item, line: self.first_line, limit: self.limits.item },
+            Header::Item(item) if self.cut_short.first() != Some(&0) => {
+                Problem::TooLarge { item, line: self.first_line, limit: self.limits.item }
+            }
             _ => Problem::NoItems { first: String::from_utf8_lossy(line).chars().take(SHOWN).collect() },
         }
     }

@@ -6,7 +6,7 @@
 use std::fmt;
 
 /// The largest amount that fits `DECIMAL(10,2)`, in hundredths.
-pub const MAX_HUNDREDTHS: i64 = 9_999_999_999;
+const MAX_HUNDREDTHS: i64 = 9_999_999_999;
 
 /// Three capital letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,7 +63,7 @@ impl Price {
     /// The amount in hundredths, as `DECIMAL(10,2)` holds it.
     ///
     /// # Errors
-    /// [`PriceProblem::TooLarge`] beyond [`MAX_HUNDREDTHS`], [`PriceProblem::TooFine`] if a third fraction digit is
+    /// [`PriceProblem::TooLarge`] beyond 99,999,999.99, [`PriceProblem::TooFine`] if a third fraction digit is
     /// not zero.
     pub fn hundredths(&self) -> Result<i64, PriceProblem> {
         let hundredths = match self.scale {

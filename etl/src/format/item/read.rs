@@ -132,7 +132,11 @@ impl ItemReader {
     pub async fn open_path(file: &FilePath, options: ReadOptions) -> Result<Self, ItemError> {
         let shown = file.display().to_string();
         let location = |reason: String| ItemError::Location { location: shown.clone(), reason };
-        let absolute = std::path::absolute(file).map_err(|error| location(error.to_string()))?;
+        // Object paths know neither `..` nor links.
+        let absolute = tokio::fs::canonicalize(file).await.map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => ItemError::Missing { file: shown.clone() },
+            _ => location(error.to_string()),
+        })?;
         if absolute.is_dir() {
             return Err(location("it is a folder".to_owned()));
         }
