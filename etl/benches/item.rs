@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a program for a person at a terminal")]
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use tidemill_etl::format::item::{Limits, Parser, RowBuilder, RowLimits};
 
 /// What one chunk of a file has, as the reader fetches it.
@@ -39,10 +40,10 @@ fn parse_and_rows(input: &[u8]) -> (Duration, u64) {
     let mut parser = Parser::new(Limits::default());
     for chunk in input.chunks(CHUNK) {
         parser.feed(chunk, |item| builder.push(item).unwrap()).unwrap();
-        rows += builder.take().0.iter().map(|batch| batch.num_rows()).sum::<usize>();
+        rows += builder.take().0.iter().map(RecordBatch::num_rows).sum::<usize>();
     }
     let mut tally = parser.finish(|item| builder.push(item).unwrap()).unwrap();
-    rows += builder.finish(&mut tally).unwrap().0.iter().map(|batch| batch.num_rows()).sum::<usize>();
+    rows += builder.finish(&mut tally).unwrap().0.iter().map(RecordBatch::num_rows).sum::<usize>();
     assert_eq!(tally.items, rows as u64);
     (start.elapsed(), tally.items)
 }

@@ -17,3 +17,6 @@ pub fn register(ctx: &SessionContext, base: impl Into<PathBuf>) {
     ctx.register_udf(ScalarUDF::from(parse_price::ParsePrice::default()));
     ctx.register_udtf("read_items", std::sync::Arc::new(read_items::ReadItems::new(base.into())));
 }
+
+#[cfg(test)]
+mod tests;

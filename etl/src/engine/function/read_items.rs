@@ -129,13 +129,11 @@ impl PartitionStream for Lane {
         let opened = async move {
             let reader = open(&place, &ctx, options).await?;
             Ok::<_, DataFusionError>(futures::stream::try_unfold(reader, |mut reader| async move {
-                match reader.next().await.map_err(outside)? {
-                    Some(batch) => Ok(Some((batch.rows, reader))),
-                    None => {
-                        report(&reader);
-                        Ok(None)
-                    }
+                let batch = reader.next().await.map_err(outside)?;
+                if batch.is_none() {
+                    report(&reader);
                 }
+                Ok(batch.map(|batch| (batch.rows, reader)))
             }))
         };
         let batches = futures::stream::once(opened).try_flatten();

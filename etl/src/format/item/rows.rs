@@ -280,13 +280,14 @@ fn reject(item_id: i64, field: &'static str, attribute: &Attribute<'_>, reason: 
 /// Days since 1970-01-01 of a date `YYYY-MM-DD`.
 fn days(text: &str) -> Result<i32, &'static str> {
     const FORM: &str = "the date is not of the form YYYY-MM-DD";
-    let &[a, b, c, d, b'-', e, f, b'-', g, h] = text.as_bytes() else { return Err(FORM) };
-    if ![a, b, c, d, e, f, g, h].iter().all(u8::is_ascii_digit) {
+    let [year @ .., b'-', _, _, b'-', _, _] = text.as_bytes() else { return Err(FORM) };
+    let digits = text.bytes().filter(u8::is_ascii_digit).count();
+    if year.len() != 4 || digits != 8 {
         return Err(FORM);
     }
-    let number = |digits: &[u8]| digits.iter().fold(0_u32, |n, digit| n * 10 + u32::from(digit - b'0'));
-    let year = i32::try_from(number(&[a, b, c, d])).map_err(|_| FORM)?;
-    let date = NaiveDate::from_ymd_opt(year, number(&[e, f]), number(&[g, h])).ok_or("there is no such date")?;
+    let number = |from: usize, to: usize| text.get(from..to).and_then(|digits| digits.parse::<u32>().ok()).ok_or(FORM);
+    let year = i32::try_from(number(0, 4)?).map_err(|_| FORM)?;
+    let date = NaiveDate::from_ymd_opt(year, number(5, 7)?, number(8, 10)?).ok_or("there is no such date")?;
     // 719,163 days lie between 0001-01-01 (day 1) and 1970-01-01.
     Ok(date.num_days_from_ce() - 719_163)
 }

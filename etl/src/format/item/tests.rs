@@ -460,15 +460,15 @@ fn values_that_cannot_be_used_are_null_and_rejected() {
 
 #[test]
 fn a_key_may_repeat_ten_thousand_times_and_keys_may_be_many_and_unordered() {
-    let mut text = String::from("ITEM 1\n");
+    let mut text = b"ITEM 1\n".to_vec();
     for n in 0..10_000 {
-        text.push_str(&format!("Actor={n}\n"));
+        writeln!(text, "Actor={n}").unwrap();
     }
-    text.push_str("ITEM 2\n");
+    text.extend_from_slice(b"ITEM 2\n");
     for n in 0..200_000 {
-        text.push_str(&format!("k{}={n}\n", (n * 7_919) % 100_003));
+        writeln!(text, "k{}={n}", (n * 7_919) % 100_003).unwrap();
     }
-    let (batches, ..) = rows(text.as_bytes());
+    let (batches, ..) = rows(&text);
     let map = column(&batches[0], "attributes").as_map();
     let first = map.value(0);
     assert_eq!((first.len(), first.column(1).as_list::<i32>().value(0).len()), (1, 10_000));
@@ -490,18 +490,18 @@ fn grouping_keeps_each_value_under_its_key() {
     let mut checked = 0;
     for keys in [1, 3, 40, 60, 200] {
         for _ in 0..60 {
-            let mut text = String::from("ITEM 1\n");
+            let mut text = b"ITEM 1\n".to_vec();
             let mut expected: Vec<(usize, Vec<String>)> = Vec::new();
             for n in 0..random.random_range(0..400) {
                 let key = random.random_range(0..keys);
-                text.push_str(&format!("k{key}={n}\n"));
+                writeln!(text, "k{key}={n}").unwrap();
                 match expected.iter_mut().find(|(known, _)| *known == key) {
                     Some((_, values)) => values.push(n.to_string()),
                     None => expected.push((key, vec![n.to_string()])),
                 }
             }
             let expected: Vec<_> = expected.iter().map(|(key, v)| format!("k{key}=[{}]", v.join("|"))).collect();
-            assert_eq!(attributes(&rows(text.as_bytes()).0[0], 0), expected.join(" "));
+            assert_eq!(attributes(&rows(&text).0[0], 0), expected.join(" "));
             checked += 1;
         }
     }
