@@ -464,7 +464,7 @@ fn show(db: &mut rusqlite::Connection, open: &Open, decimals: Decimals) -> Resul
     }
     let mut deleted = 0;
     let by_key = !load.keys.is_empty();
-    let key_index = format!("main.{}", quoted(&format!("{target}__key")));
+    let key_index = format!("main.{}", quoted(&format!("_tidemill_key_{target}")));
     if plan.rekeyed {
         transaction.execute_batch(&format!("DROP INDEX IF EXISTS {key_index}"))?;
     }

@@ -68,6 +68,7 @@ pub async fn sink_contract(harness: &dyn SinkHarness) {
     decimals_are_exact(harness).await;
     nul_characters_are_kept_or_named(harness).await;
     strange_names_are_quoted(harness).await;
+    any_table_name_can_have_a_key(harness).await;
     an_empty_version_empties_the_table(harness).await;
     a_hundred_thousand_rows_pass_through(harness).await;
 }
@@ -520,6 +521,15 @@ async fn strange_names_are_quoted(harness: &dyn SinkHarness) {
     ])
     .unwrap();
     assert_eq!(code(harness, &order("twins", 1, &twins.schema()), twins).await, "K0012");
+}
+
+async fn any_table_name_can_have_a_key(harness: &dyn SinkHarness) {
+    let longest = "t".repeat(63);
+    for table in ["sqlite", "key", &longest] {
+        let batch = movies(&[(1, Some("a"))]);
+        let loaded = run(harness, &keyed(Mode::Upsert, table, 1, &batch.schema()), batch).await.unwrap();
+        assert_eq!(loaded.written, 1, "{table}");
+    }
 }
 
 async fn an_empty_version_empties_the_table(harness: &dyn SinkHarness) {

@@ -30,13 +30,17 @@ impl Target {
         format!("{}.{}", self.schema, self.name)
     }
 
-    /// The name of the key's index, within the length of a name.
+    /// The name of the key's index. It has to fit a name, so a long table name goes in as its FNV-1a hash.
     fn key_index(&self) -> String {
-        let mut name = self.name.clone();
-        while name.len() > super::NAME_BYTES - "__key".len() {
-            name.pop();
+        let name = format!("_tidemill_key_{}", self.name);
+        if name.len() <= super::NAME_BYTES {
+            return name;
         }
-        format!("{name}__key")
+        let hash = self
+            .name
+            .bytes()
+            .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        format!("_tidemill_key_{hash:016x}")
     }
 }
 
