@@ -451,7 +451,14 @@ impl Typed<'_> {
 
     /// Notes a wrong value.
     fn wrong(&mut self, code: &'static str, key: &str, origin: &Origin, label: &str, secret: bool) {
-        let failure = Failure::new(code, format!("`{key}` is not valid"));
+        let fix = match code {
+            "S0007" => Some("set it where Tidemill is started; `$${` stands for a plain `${`".to_owned()),
+            "S0008" => {
+                Some("check the path and that this user may read it; it is taken from the project's folder".to_owned())
+            }
+            _ => None,
+        };
+        let failure = Failure::new(code, format!("`{key}` is not valid")).maybe_fix(fix);
         self.problems.push(origin.point(failure, label, secret));
     }
 

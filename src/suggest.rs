@@ -3,14 +3,18 @@
 /// How many known words are listed where none is near.
 const LISTED: usize = 12;
 
-/// The known word nearest to `word`, if it is near enough to be a slip of the hand: one edit in three letters, a swap is one edit.
+/// The known word nearest to `word`, if it is near enough: a slip of the hand (one edit in three letters, a swap is one
+/// edit), or the beginning of a word, four letters at least.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let word = word.to_lowercase();
-    let limit = (word.chars().count() / 3).clamp(1, 4);
+    let letters = word.chars().count();
+    let limit = (letters / 3).clamp(1, 4);
     known
         .into_iter()
         .map(|candidate| (strsim::osa_distance(&word, &candidate.to_lowercase()), candidate))
-        .filter(|(distance, _)| *distance <= limit)
+        .filter(|(distance, candidate)| {
+            *distance <= limit || (letters >= 4 && candidate.to_lowercase().starts_with(&word))
+        })
         .min()
         .map(|(_, candidate)| candidate)
 }
@@ -37,6 +41,7 @@ mod tests {
     #[test]
     fn a_slip_finds_its_word_and_a_stranger_gets_the_list() {
         assert_eq!(hint("ulr", ["url", "s3"]).as_deref(), Some("did you mean `url`?"));
+        assert_eq!(hint("memory", ["spill_dir", "memory_limit"]).as_deref(), Some("did you mean `memory_limit`?"));
         assert_eq!(hint("banana", ["url", "s3"]).as_deref(), Some("known: `url`, `s3`"));
         assert_eq!(hint("banana", []), None);
     }

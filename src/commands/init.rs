@@ -1,7 +1,7 @@
 //! `tidemill init DIR`: writes the sample project for a person to change.
 use std::fs;
 use std::io::{ErrorKind, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
@@ -20,7 +20,8 @@ pub(crate) struct Written {
 }
 
 pub(super) fn run(context: &Context, dir: &Path) -> Result<Exit> {
-    let dir = crate::project::start(&context.global)?.join(dir);
+    // Collected anew, so that `init .` is shown without the dot.
+    let dir: PathBuf = crate::project::start(&context.global)?.join(dir).components().collect();
     if dir.join(FILE).exists() {
         return Err(Failure::new("S0020", format!("`{}` is a project already", dir.display()))
             .why(format!("it has a `{FILE}`"))

@@ -33,6 +33,10 @@ const RUNS: usize = 20;
 const UPTIME: Metric =
     Metric { name: "tidemill_uptime_seconds", help: "Time since the server started", kind: Kind::Gauge };
 
+/// By its usual name, so that dashboards made for other programs show it too.
+const MEMORY: Metric =
+    Metric { name: "process_resident_memory_bytes", help: "Memory the process holds", kind: Kind::Gauge };
+
 /// A DAG as the page shows it.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct DagStatus {
@@ -192,7 +196,18 @@ async fn health(State(shared): State<Arc<Shared>>) -> Json<serde_json::Value> {
 
 async fn metrics(State(shared): State<Arc<Shared>>) -> impl IntoResponse {
     shared.metrics.set(UPTIME, &[], shared.started.elapsed().as_secs_f64());
+    if let Some(bytes) = resident_memory() {
+        shared.metrics.set(MEMORY, &[], bytes);
+    }
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render())
+}
+
+/// What Linux says of this process; elsewhere nothing.
+fn resident_memory() -> Option<f64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: f64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024.0)
 }
 
 /// What the page and its JSON show.
