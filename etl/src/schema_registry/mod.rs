@@ -1,8 +1,19 @@
 //! Where schemas live: subjects with versions, and ids that records carry.
+//!
+//! [`EmbeddedRegistry`] keeps them in a folder of the lake. Both kinds pass `testkit::registry_contract`.
+mod compatible;
+mod embedded;
+mod error;
+#[cfg(test)]
+mod tests;
+
 use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::error::Result;
+
+pub use embedded::EmbeddedRegistry;
+pub use error::RegistryError;
 
 /// One version of a subject.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

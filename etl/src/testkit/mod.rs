@@ -6,9 +6,11 @@
     clippy::unwrap_used,
     reason = "a contract suite fails by panicking"
 )]
+mod registry_contract;
 mod sink_contract;
 mod topic_contract;
 
+pub use registry_contract::registry_contract;
 pub use sink_contract::{SinkHarness, sink_contract};
 pub use topic_contract::topic_contract;
 

@@ -1,0 +1,145 @@
+//! What can go wrong with schemas and the place they live in.
+use crate::error::{Explain, Retry};
+
+/// A failure of a schema registry.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// A text that is not an Avro schema.
+    #[error("take the schema of `{subject}` as Avro")]
+    NotAvro {
+        /// The subject it was meant for.
+        subject: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A reader with this schema could not read what the subject's newest schema wrote.
+    #[error("read records of `{subject}` with the new schema")]
+    Incompatible {
+        /// The subject.
+        subject: String,
+        /// Its newest version, if it is known which one got in the way.
+        version: Option<i32>,
+        /// The field, as a path: `address.city`.
+        field: Option<String>,
+        /// What does not fit.
+        why: String,
+    },
+    /// The id means another schema.
+    #[error("give the id {id} to the schema of `{subject}`: it means another schema")]
+    Taken {
+        /// The subject.
+        subject: String,
+        /// The id.
+        id: i32,
+    },
+    /// An id that no record can carry.
+    #[error("use {id} as the id of a schema")]
+    Id {
+        /// What was asked for.
+        id: i32,
+    },
+    /// A name that no subject can have.
+    #[error("use `{subject}` as the name of a subject")]
+    Subject {
+        /// What was written.
+        subject: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The storage below the embedded registry failed.
+    #[error("{doing} the schema registry at `{path}`")]
+    Storage {
+        /// What was being done: `read`, `write to`.
+        doing: &'static str,
+        /// The file.
+        path: String,
+        /// The cause.
+        source: object_store::Error,
+    },
+    /// A file of the embedded registry that is not as it was written.
+    #[error("understand the schema registry's file `{path}`")]
+    Damaged {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Too many others register at the same time.
+    #[error("register a schema for `{subject}`: others were faster each time")]
+    Busy {
+        /// The subject.
+        subject: String,
+    },
+}
+
+impl Explain for RegistryError {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotAvro { .. } => "C0101",
+            Self::Incompatible { .. } => "C0102",
+            Self::Taken { .. } => "C0103",
+            Self::Id { .. } => "C0104",
+            Self::Subject { .. } => "C0105",
+            Self::Storage { .. } => "C0106",
+            Self::Damaged { .. } => "C0107",
+            Self::Busy { .. } => "C0108",
+        }
+    }
+
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Storage { source, .. } => match source {
+                object_store::Error::PermissionDenied { .. } | object_store::Error::Unauthenticated { .. } => {
+                    Retry::AfterPerson
+                }
+                _ => Retry::Later,
+            },
+            Self::Busy { .. } => Retry::Later,
+            Self::Damaged { .. } => Retry::AfterPerson,
+            _ => Retry::Never,
+        }
+    }
+
+    fn place(&self) -> Option<String> {
+        match self {
+            Self::NotAvro { subject, .. } | Self::Taken { subject, .. } | Self::Busy { subject } => {
+                Some(format!("subject `{subject}`"))
+            }
+            Self::Incompatible { subject, version, field, .. } => {
+                let version = version.map(|version| format!(", version {version}")).unwrap_or_default();
+                let field = field.as_ref().map(|field| format!(", field `{field}`")).unwrap_or_default();
+                Some(format!("subject `{subject}`{version}{field}"))
+            }
+            Self::Storage { path, .. } | Self::Damaged { path, .. } => Some(path.clone()),
+            Self::Id { .. } | Self::Subject { .. } => None,
+        }
+    }
+
+    fn why(&self) -> Option<String> {
+        match self {
+            Self::NotAvro { why, .. } | Self::Incompatible { why, .. } | Self::Damaged { why, .. } => Some(why.clone()),
+            Self::Subject { why, .. } => Some((*why).to_owned()),
+            Self::Id { .. } => Some("ids are whole numbers from 0".to_owned()),
+            _ => None,
+        }
+    }
+
+    fn fix(&self) -> Option<String> {
+        Some(match self {
+            Self::NotAvro { .. } => "correct the schema; `tidemill explain C0101` shows one that works".into(),
+            Self::Incompatible { .. } => {
+                "give new fields a default, keep the types of old ones, or use a new topic for the new shape".into()
+            }
+            Self::Taken { id, .. } => {
+                format!("leave the id out to get a free one; see what {id} is with `tidemill schemas list`")
+            }
+            Self::Id { .. } => "use the number that the foreign records carry".into(),
+            Self::Subject { .. } => "use the topic's name with `-value` behind it".into(),
+            Self::Storage { .. } => "check that the lake can be reached and written to, and that it is not full".into(),
+            Self::Damaged { .. } => {
+                "put the file back from a copy of the lake; it is never changed once written".into()
+            }
+            Self::Busy { .. } => "try again".into(),
+        })
+    }
+}
