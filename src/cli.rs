@@ -69,13 +69,6 @@ pub(crate) enum Command {
         /// Only this task
         task: Option<String>,
     },
-    /// Say the one fact a task waits for
-    #[command(after_help = "Example: tidemill why movies_catalog.publish")]
-    Why {
-        /// The task, as DAG.TASK
-        #[arg(value_name = "DAG.TASK")]
-        task: String,
-    },
     /// Work with topics, embedded or in Kafka
     #[command(subcommand)]
     Topics(Topics),
@@ -123,9 +116,6 @@ pub(crate) enum Command {
     /// Say whether a running `tidemill up` answers
     #[command(after_help = "Example: tidemill health && echo well")]
     Health,
-    /// Say what would run, and what each path guarantees
-    #[command(after_help = "Example: tidemill plan")]
-    Plan,
     /// Show every setting, its value, and where it comes from
     #[command(after_help = "Example: tidemill settings lake")]
     Settings {

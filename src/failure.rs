@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tidemill_etl::error::chain;
-use tidemill_orchestrator::{Loaded, OrchestratorError, Problem, Severity};
+use tidemill_orchestrator::{Loaded, OrchestratorError, Problem, Retry, Severity};
 
 /// The result of anything a command does.
 pub(crate) type Result<T, E = Failure> = std::result::Result<T, E>;
@@ -90,6 +90,8 @@ pub(crate) struct Parts {
     pub(crate) warning: bool,
     /// Nothing is shown: whoever read our output has gone.
     pub(crate) silent: bool,
+    /// Whether doing it again can help.
+    pub(crate) retry: Retry,
     /// Further problems found in the same step.
     pub(crate) rest: Vec<Failure>,
 }
@@ -107,6 +109,7 @@ impl Failure {
             exit: exit_of(code),
             warning: false,
             silent: false,
+            retry: Retry::AfterPerson,
             rest: Vec::new(),
         }))
     }
@@ -196,6 +199,11 @@ impl Failure {
         self
     }
 
+    /// Whether doing it again can help.
+    pub(crate) fn retry(&self) -> Retry {
+        self.0.retry
+    }
+
     /// What is shown of the first.
     pub(crate) fn parts(&self) -> &Parts {
         &self.0
@@ -232,9 +240,14 @@ fn io_fix(error: &io::Error) -> Option<String> {
 impl From<tidemill_etl::Error> for Failure {
     fn from(error: tidemill_etl::Error) -> Self {
         let explain = error.explain();
-        let mut failure = Self::new(error.code(), error.to_string()).maybe_fix(explain.fix());
+        let mut failure = Self::new(error.code(), format!("cannot {error}")).maybe_fix(explain.fix());
         failure.0.place = explain.place();
         failure.0.why = error.why();
+        failure.0.retry = match explain.retry() {
+            tidemill_etl::Retry::Later => Retry::Later,
+            tidemill_etl::Retry::Never => Retry::Never,
+            tidemill_etl::Retry::AfterPerson => Retry::AfterPerson,
+        };
         failure
     }
 }

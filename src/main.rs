@@ -1,16 +1,19 @@
 //! The `tidemill` binary: reads the command line, wires the parts, reports how it went.
-#![expect(dead_code, reason = "the frame comes first; the commands that use the rest of it follow")]
 mod cli;
 mod commands;
 mod embedded;
 mod failure;
+mod lakehouse;
 mod metrics;
 mod project;
 mod report;
+mod runner;
 mod server;
 mod settings;
+mod status;
 mod stop;
 mod suggest;
+mod tasks;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;

@@ -40,7 +40,38 @@ struct Families {
     refused: u64,
 }
 
+const ROWS: Metric = Metric { name: "tidemill_rows_total", help: "Rows committed to lake tables", kind: Kind::Counter };
+const DEAD_LETTERS: Metric = Metric {
+    name: "tidemill_dead_letters_total",
+    help: "Records and values kept as dead letters",
+    kind: Kind::Counter,
+};
+const PUBLISHED: Metric =
+    Metric { name: "tidemill_published_records_total", help: "Records written to topics", kind: Kind::Counter };
+const LOADED: Metric =
+    Metric { name: "tidemill_loaded_rows_total", help: "Rows loaded into the warehouse", kind: Kind::Counter };
+
 impl Metrics {
+    /// Counts rows committed to a table.
+    pub(crate) fn rows(&self, table: &str, rows: u64) {
+        self.add(ROWS, &[("table", table)], rows as f64);
+    }
+
+    /// Counts dead letters by the kind of task that met them.
+    pub(crate) fn dead_letters(&self, kind: &str, letters: u64) {
+        self.add(DEAD_LETTERS, &[("reason", kind)], letters as f64);
+    }
+
+    /// Counts records written to a topic.
+    pub(crate) fn published(&self, topic: &str, records: u64) {
+        self.add(PUBLISHED, &[("topic", topic)], records as f64);
+    }
+
+    /// Counts rows loaded into the warehouse.
+    pub(crate) fn loaded(&self, table: &str, rows: u64) {
+        self.add(LOADED, &[("table", table)], rows as f64);
+    }
+
     /// Adds to a counter.
     pub(crate) fn add(&self, metric: Metric, labels: &[(&'static str, &str)], by: f64) {
         self.change(metric, labels, |value| *value += by);

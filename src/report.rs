@@ -182,6 +182,11 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
+    /// Sets what is counted, once it is known.
+    pub(crate) fn unit(&mut self, unit: Unit) {
+        self.unit = unit;
+    }
+
     /// Sets how much there is in all, once it is known.
     pub(crate) fn set_total(&self, total: u64) {
         if let Some(bar) = &self.bar {

@@ -6,6 +6,7 @@ pub mod engine;
 pub mod error;
 pub mod format;
 pub mod generate;
+pub mod ingest;
 pub mod model;
 pub mod output;
 pub mod pipeline;

@@ -1,14 +1,25 @@
 //! One function per command. Each gets the [`Context`], does its work and says how the process ends.
 mod completions;
+mod dags;
+mod dead_letters;
+mod demo;
 mod explain;
+mod generate;
 mod health;
 pub(crate) mod init;
+mod models;
+mod query;
+mod runs;
+mod schemas;
 mod settings;
+mod tables;
+mod topics;
+mod up;
 
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{Command, Global};
-use crate::failure::{Exit, Failure, Result};
+use crate::cli::{Command, Global, SchemaKind};
+use crate::failure::{Exit, Result};
 use crate::project::Project;
 use crate::report::Report;
 use crate::settings::Environment;
@@ -44,6 +55,20 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Settings { prefix } => settings::run(context, prefix.as_deref()),
         Command::Health => health::run(context).await,
         Command::Completions { shell } => completions::run(context, shell),
-        _ => Err(Failure::new("X0004", "this command is not part of this build")),
+        Command::Demo(demo) => Box::pin(demo::run(context, &demo)).await,
+        Command::Up(up) => Box::pin(up::run(context, &up)).await,
+        Command::Dags(command) => Box::pin(dags::run(context, &command)).await,
+        Command::Runs(command) => runs::run(context, &command),
+        Command::Logs { run, task } => runs::logs(context, &run, task.as_deref()),
+        Command::Topics(command) => Box::pin(topics::run(context, &command)).await,
+        Command::Schemas(command) => Box::pin(schemas::run(context, &command)).await,
+        Command::Generate(command) => Box::pin(generate::run(context, &command)).await,
+        Command::Query(query) => Box::pin(query::run(context, &query)).await,
+        Command::Tables(command) => Box::pin(tables::run(context, &command)).await,
+        Command::Models(command) => Box::pin(models::run(context, &command)).await,
+        Command::Checks(command) => Box::pin(models::checks(context, &command)).await,
+        Command::DeadLetters(command) => Box::pin(dead_letters::run(context, &command)).await,
+        Command::Schema { kind: SchemaKind::Dag } => dags::schema(context),
+        Command::Kinds { kind } => dags::kinds(context, kind.as_deref()),
     }
 }

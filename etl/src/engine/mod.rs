@@ -4,6 +4,8 @@ mod catalog;
 mod digest;
 mod error;
 pub mod function;
+#[cfg(feature = "polars")]
+pub mod polars;
 mod session;
 mod travel;
 

@@ -66,10 +66,18 @@ pub struct Rows {
     stream: SendableRecordBatchStream,
     limit: usize,
     // The catalogue points back to it weakly.
-    _session: Arc<parking::Session>,
+    _session: Option<Arc<parking::Session>>,
 }
 
 impl Rows {
+    /// Rows that are at hand already.
+    #[cfg(feature = "polars")]
+    pub(crate) fn of_batches(schema: SchemaRef, batches: Vec<RecordBatch>) -> Self {
+        let rows = futures::stream::iter(batches.into_iter().map(Ok));
+        let stream = datafusion::physical_plan::stream::RecordBatchStreamAdapter::new(Arc::clone(&schema), rows);
+        Self { schema, stream: Box::pin(stream), limit: 0, _session: None }
+    }
+
     /// The next rows, or `None` after the last.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         let batch = self.stream.try_next().await;
@@ -271,7 +279,7 @@ impl Engine {
     pub(crate) async fn start(&self, session: Session, plan: LogicalPlan) -> Result<Rows> {
         let frame = DataFrame::new(session.context().state(), plan);
         let stream = frame.execute_stream().await.map_err(|e| self.failed(e))?;
-        Ok(Rows { schema: stream.schema(), stream, limit: self.settings.memory_limit, _session: session.0 })
+        Ok(Rows { schema: stream.schema(), stream, limit: self.settings.memory_limit, _session: Some(session.0) })
     }
 
     async fn listed(&self) -> Result<BTreeMap<String, Vec<String>>> {

@@ -1,0 +1,219 @@
+//! `stream`: topics into tables, exactly once.
+//!
+//! With `--drain` it lands what is there and ends. Otherwise it waits for records, lands them for `run_for`, and ends,
+//! so that the tasks after it can bring models and warehouse up to date; the continuous trigger starts it again.
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use tidemill_etl::pipeline::{Around, Landed, Landing, Limits, Progress, land};
+use tidemill_etl::table::TableName;
+use tidemill_orchestrator::dag::parse_duration;
+use tidemill_orchestrator::{KindSpec, Outcome, Shape, TaskContext, TaskError};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::{Failed, Kind, Work, count, key, read, required, with_default};
+use crate::lakehouse::Lakehouse;
+use crate::metrics::Metrics;
+
+pub(super) const KIND: Kind = Kind {
+    spec: KindSpec {
+        name: "stream",
+        about: "topics into tables `schema.topic`, exactly once; bad records to bronze.dead_letters",
+        keys: &[
+            required(
+                "stream",
+                Shape::Text,
+                "the stable name under which tables remember how far they are; never change it",
+            ),
+            required("topics", Shape::ListOfText, "the topics; one that is not there is created"),
+            with_default("schema", Shape::Text, "the schema of the tables", "bronze"),
+            key("event_time", Shape::Text, "the field that gives `event_at`, as text or as a timestamp"),
+            with_default("partitions", Shape::Integer, "partitions of a topic that has to be created", "1"),
+            with_default("run_for", Shape::Duration, "how long a run lands records after the first came", "10s"),
+            with_default(
+                "on_gap",
+                Shape::Text,
+                "what to do if retention deleted what was not read: stop, or record",
+                "stop",
+            ),
+        ],
+    },
+    open,
+};
+
+#[derive(Deserialize)]
+struct Settings {
+    stream: String,
+    topics: Topics,
+    #[serde(default = "bronze")]
+    schema: String,
+    event_time: Option<String>,
+    #[serde(default = "one")]
+    partitions: i32,
+    #[serde(default = "ten_seconds")]
+    run_for: String,
+    #[serde(default)]
+    on_gap: OnGap,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Topics {
+    One(String),
+    Many(Vec<String>),
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum OnGap {
+    #[default]
+    Stop,
+    Record,
+}
+
+fn bronze() -> String {
+    "bronze".to_owned()
+}
+
+fn one() -> i32 {
+    1
+}
+
+fn ten_seconds() -> String {
+    "10s".to_owned()
+}
+
+fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
+    Ok(Box::new(read::<Settings>(settings)?))
+}
+
+impl Settings {
+    fn topics(&self) -> Vec<String> {
+        match &self.topics {
+            Topics::One(topic) => vec![topic.clone()],
+            Topics::Many(topics) => topics.clone(),
+        }
+    }
+
+    fn landing(&self, house: &Lakehouse, topic: &str, drain: bool) -> Landing {
+        let streams = &house.project.settings.streams;
+        Landing {
+            stream: self.stream.clone(),
+            topic: topic.to_owned(),
+            table: TableName::new(&self.schema, topic),
+            subject: house.subject(topic),
+            event_time: self.event_time.clone(),
+            zone: streams.timestamps_without_zone,
+            limits: Limits {
+                rows: streams.max_rows,
+                bytes: usize::try_from(streams.max_bytes.0).unwrap_or(usize::MAX),
+                linger: streams.linger,
+            },
+            drain,
+            record_gaps: self.on_gap == OnGap::Record,
+        }
+    }
+}
+
+#[async_trait]
+impl Work for Settings {
+    async fn run(&self, house: &Lakehouse, metrics: &Metrics, context: &TaskContext) -> Result<Outcome, Failed> {
+        let run_for = parse_duration(&self.run_for).map_err(|why| {
+            TaskError::new("D0020", "`run_for` is not a duration", tidemill_orchestrator::Retry::Never)
+                .why(why.to_string())
+        })?;
+        let around = Around {
+            lake: house.lake().await?.clone(),
+            broker: Arc::clone(house.broker().await?),
+            registry: Arc::clone(house.registry().await?),
+            dead: house.dead_letters().await?.clone(),
+            clock: house.etl_clock(),
+        };
+        let progress = Arc::new(Progress::default());
+        let stop = context.cancel.child_token();
+        let mut landings: JoinSet<(String, tidemill_etl::Result<Landed>)> = JoinSet::new();
+        for topic in self.topics() {
+            around.broker.create(&topic, self.partitions).await?;
+            let landing = self.landing(house, &topic, context.drain);
+            let (around, progress, stop) = (around.clone(), Arc::clone(&progress), stop.clone());
+            landings.spawn(async move {
+                let landed = land(&around, &landing, &progress, &stop).await;
+                if landed.is_err() {
+                    // One topic that cannot go on ends the run; the others commit what they have.
+                    stop.cancel();
+                }
+                (landing.topic, landed)
+            });
+        }
+        let watch = watch(&progress, &stop, run_for, context);
+        let gather = async {
+            let mut all = Vec::new();
+            while let Some(joined) = landings.join_next().await {
+                all.push(joined);
+            }
+            all
+        };
+        let all = tokio::select! {
+            all = gather => all,
+            never = watch => match never {},
+        };
+        let mut rows = 0;
+        let mut dead = 0;
+        let mut failed = None;
+        for joined in all {
+            match joined {
+                Ok((topic, Ok(landed))) => {
+                    rows += landed.rows;
+                    dead += landed.dead;
+                    metrics.rows(&format!("{}.{topic}", self.schema), landed.rows);
+                    if landed.commits > 0 {
+                        context.log.line(format!(
+                            "{topic}: {} rows, {} dead letters in {} commits",
+                            count(landed.rows),
+                            count(landed.dead),
+                            landed.commits
+                        ));
+                    }
+                }
+                Ok((topic, Err(error))) => {
+                    context.log.line(format!("{topic}: cannot {error}"));
+                    failed.get_or_insert(Failed::from(error));
+                }
+                Err(panic) => {
+                    let bug = TaskError::new("X0001", "landing ended by itself", tidemill_orchestrator::Retry::Later);
+                    failed.get_or_insert(bug.why(panic.to_string()).into());
+                }
+            }
+        }
+        metrics.dead_letters("stream", dead);
+        if let Some(failed) = failed {
+            return Err(failed);
+        }
+        let summary = match dead {
+            0 => format!("{} rows landed", count(rows)),
+            _ => format!("{} rows landed, {} dead letters", count(rows), count(dead)),
+        };
+        Ok(Outcome::done(summary).with(json!({ "rows": rows, "dead_letters": dead })))
+    }
+}
+
+/// Reports how far the landings are, and ends them `run_for` after the first commit unless they drain.
+async fn watch(progress: &Progress, stop: &CancellationToken, run_for: Duration, context: &TaskContext) -> Infallible {
+    let mut first = None;
+    loop {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        context.progress.report(progress.rows.load(Ordering::Relaxed), None, "rows");
+        if progress.commits.load(Ordering::Relaxed) > 0 && !context.drain {
+            let since = first.get_or_insert_with(tokio::time::Instant::now);
+            if since.elapsed() >= run_for {
+                stop.cancel();
+            }
+        }
+    }
+}
