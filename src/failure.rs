@@ -6,6 +6,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tidemill_etl::error::chain;
+use tidemill_etl::model::{ModelError, ModelProblem};
+use tidemill_etl::output::OutputError;
 use tidemill_orchestrator::{Loaded, OrchestratorError, Problem, Retry, Severity};
 
 /// The result of anything a command does.
@@ -237,10 +239,54 @@ fn io_fix(error: &io::Error) -> Option<String> {
     Some(fix.to_owned())
 }
 
+/// What a failure of `etl` begins with when it is the work that could not be done: such a text reads after "cannot".
+/// Others begin with the thing that is wrong and are whole as they are.
+const VERBS: &[&str] = &[
+    "build",
+    "commit",
+    "continue",
+    "create",
+    "decode",
+    "encode",
+    "fill",
+    "find",
+    "finish",
+    "generate",
+    "give",
+    "land",
+    "list",
+    "load",
+    "open",
+    "publish",
+    "read",
+    "register",
+    "reach",
+    "run",
+    "spread",
+    "store",
+    "take",
+    "understand",
+    "use",
+    "write",
+];
+
+/// The text of a failure of `etl` as a sentence.
+fn sentence(text: &str) -> String {
+    match text.split_once(' ') {
+        Some((verb, _)) if VERBS.contains(&verb) => format!("cannot {text}"),
+        _ => text.to_owned(),
+    }
+}
+
 impl From<tidemill_etl::Error> for Failure {
     fn from(error: tidemill_etl::Error) -> Self {
+        if let Some(ModelError::Invalid { problems }) = error.downcast_ref()
+            && let Some(failure) = Self::all(problems.iter().map(model_problem))
+        {
+            return failure;
+        }
         let explain = error.explain();
-        let mut failure = Self::new(error.code(), format!("cannot {error}")).maybe_fix(explain.fix());
+        let mut failure = Self::new(error.code(), sentence(&error.to_string())).maybe_fix(explain.fix());
         failure.0.place = explain.place();
         failure.0.why = error.why();
         failure.0.retry = match explain.retry() {
@@ -248,8 +294,46 @@ impl From<tidemill_etl::Error> for Failure {
             tidemill_etl::Retry::Never => Retry::Never,
             tidemill_etl::Retry::AfterPerson => Retry::AfterPerson,
         };
+        // Rows that somebody stopped reading (`tidemill query … | head`).
+        if error.downcast_ref::<OutputError>().is_some() && reader_gone(&error) {
+            failure.0.silent = true;
+            failure.0.exit = Exit::Done;
+        }
         failure
     }
+}
+
+/// Whether a closed pipe is among the causes.
+fn reader_gone(error: &dyn std::error::Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe) {
+            return true;
+        }
+        next = cause.source();
+    }
+    false
+}
+
+fn model_problem(problem: &ModelProblem) -> Failure {
+    let file = problem.file.display().to_string();
+    let failure = Failure::new("M0001", &problem.what).maybe_fix(problem.fix.clone());
+    let text = std::fs::read_to_string(&problem.file).ok();
+    match problem.line.and_then(|line| Some((line, line_span(text.as_deref()?, line)?))) {
+        Some((_, span)) => {
+            let text = text.unwrap_or_default().into();
+            failure.excerpt(Excerpt { file, text, marks: vec![Mark { span, label: String::new() }] })
+        }
+        None => failure.place(problem.line.map_or(file.clone(), |line| format!("{file}:{line}"))),
+    }
+}
+
+/// The bytes of a line, from 1, without the blanks around it.
+fn line_span(text: &str, line: usize) -> Option<Range<usize>> {
+    let whole = text.split_inclusive('\n').nth(line.checked_sub(1)?)?;
+    let before: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
+    let start = before + (whole.len() - whole.trim_start().len());
+    Some(start..start + whole.trim().len())
 }
 
 impl From<OrchestratorError> for Failure {
@@ -318,6 +402,35 @@ mod tests {
 
         let full = Failure::output(&io::Error::from(io::ErrorKind::StorageFull));
         assert_eq!((full.parts().exit, full.parts().silent), (Exit::Failed, false));
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_said_as_a_sentence() {
+        assert_eq!(sentence("find the table `a.b`"), "cannot find the table `a.b`");
+        assert_eq!(sentence("topic `a` has no partition 3"), "topic `a` has no partition 3");
+    }
+
+    #[test]
+    fn a_line_is_marked_without_its_blanks() {
+        let text = "select\n  x,\r\n  y";
+        let marked = |line| line_span(text, line).and_then(|span| text.get(span));
+
+        assert_eq!(
+            [marked(0), marked(1), marked(2), marked(3), marked(4)],
+            [None, Some("select"), Some("x,"), Some("y"), None]
+        );
+    }
+
+    #[test]
+    fn rows_nobody_reads_any_more_are_no_failure() {
+        let gone =
+            |kind: io::ErrorKind| Failure::from(tidemill_etl::Error::from(OutputError::Io(io::Error::from(kind))));
+
+        assert_eq!(
+            (gone(io::ErrorKind::BrokenPipe).parts().exit, gone(io::ErrorKind::BrokenPipe).parts().silent),
+            (Exit::Done, true)
+        );
+        assert!(!gone(io::ErrorKind::StorageFull).parts().silent);
     }
 
     #[test]

@@ -283,7 +283,7 @@ fn plain(text: &mut String, parts: &Parts, colour: bool) {
     text.extend([paint, level, "[", parts.code, "]", reset, bold, ": ", &clean(&parts.what), reset, "\n"]);
     for (name, line) in [("where:", &parts.place), ("why:  ", &parts.why), ("fix:  ", &parts.fix)] {
         if let Some(line) = line {
-            text.extend(["  ", bold, name, reset, " ", &clean(line), "\n"]);
+            text.extend(["  ", bold, name, reset, " ", &lines(line), "\n"]);
         }
     }
 }
@@ -300,7 +300,7 @@ fn pointed(text: &mut String, parts: &Parts, colour: bool) {
     let snippet = Snippet::source(&*excerpt.text).path(&excerpt.file).annotations(marks);
     let rest = [("where", &parts.place), ("why", &parts.why), ("fix", &parts.fix)];
     let rest =
-        rest.into_iter().filter_map(|(name, line)| Some(Level::HELP.with_name(name).message(clean(line.as_ref()?))));
+        rest.into_iter().filter_map(|(name, line)| Some(Level::HELP.with_name(name).message(lines(line.as_ref()?))));
     let group: Group<'_> = level.primary_title(&parts.what).id(parts.code).element(snippet).elements(rest);
     let renderer = if colour { Renderer::styled() } else { Renderer::plain() };
     text.push_str(&renderer.render(&[group]));
@@ -372,6 +372,11 @@ fn cell(value: &Value) -> String {
         }
         other => clean(&other.to_string()),
     }
+}
+
+/// A text of several lines, the further ones below the first.
+fn lines(text: &str) -> String {
+    text.trim_end().lines().map(clean).collect::<Vec<_>>().join("\n         ")
 }
 
 /// A text without control characters: what comes from data must not steer the terminal.

@@ -1,0 +1,29 @@
+//! The tour: what the real `tidemill` does, one file per chapter, to be read from top to bottom.
+#![expect(clippy::unwrap_used, reason = "helpers of tests; the lint's own exception covers test functions only")]
+
+mod a_wall;
+mod j_what_errors_look_like;
+mod k_the_services;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+/// The repository.
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The real binary, started in `folder`, with no setting from the environment of whoever runs the tests.
+fn tidemill(folder: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    command.current_dir(folder).env("NO_COLOR", "1");
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("TIDEMILL_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Standard output and standard error as text.
+fn texts(output: &Output) -> (String, String) {
+    (String::from_utf8(output.stdout.clone()).unwrap(), String::from_utf8(output.stderr.clone()).unwrap())
+}
