@@ -70,6 +70,58 @@ pub enum RegistryError {
         /// The subject.
         subject: String,
     },
+    /// The registry's server does not answer.
+    #[error("reach the schema registry at `{url}`")]
+    Unreachable {
+        /// What was asked for.
+        url: String,
+        /// The cause.
+        source: reqwest::Error,
+    },
+    /// The registry does not let us in.
+    #[error("use the schema registry at `{url}`: it answered {status}")]
+    Denied {
+        /// What was asked for.
+        url: String,
+        /// 401 or 403.
+        status: u16,
+    },
+    /// The registry answered with a failure, or with something that makes no sense.
+    #[error("use the answer {status} of the schema registry at `{url}`")]
+    Answer {
+        /// What was asked for.
+        url: String,
+        /// The HTTP status.
+        status: u16,
+        /// What it said.
+        why: String,
+    },
+    /// The registry's address is unusable.
+    #[error("use the address of the schema registry")]
+    Url {
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The registry does not let us choose the id.
+    #[error("give the id {id} to the schema of `{subject}`")]
+    IdRefused {
+        /// The subject.
+        subject: String,
+        /// The id.
+        id: i32,
+        /// What the registry said.
+        why: String,
+    },
+    /// A subject with schemas of another language.
+    #[error("use version {version} of `{subject}`: it is {kind}, not Avro")]
+    OtherKind {
+        /// The subject.
+        subject: String,
+        /// The version.
+        version: i32,
+        /// `JSON` or `PROTOBUF`.
+        kind: String,
+    },
 }
 
 impl Explain for RegistryError {
@@ -83,6 +135,12 @@ impl Explain for RegistryError {
             Self::Storage { .. } => "C0106",
             Self::Damaged { .. } => "C0107",
             Self::Busy { .. } => "C0108",
+            Self::Unreachable { .. } => "C0111",
+            Self::Denied { .. } => "C0112",
+            Self::Answer { .. } => "C0113",
+            Self::Url { .. } => "C0114",
+            Self::IdRefused { .. } => "C0115",
+            Self::OtherKind { .. } => "C0116",
         }
     }
 
@@ -94,30 +152,41 @@ impl Explain for RegistryError {
                 }
                 _ => Retry::Later,
             },
-            Self::Busy { .. } => Retry::Later,
-            Self::Damaged { .. } => Retry::AfterPerson,
+            Self::Busy { .. } | Self::Unreachable { .. } => Retry::Later,
+            // Too many requests, or a failure on its side.
+            Self::Answer { status, .. } if *status == 429 || *status >= 500 => Retry::Later,
+            Self::Damaged { .. } | Self::Denied { .. } | Self::Url { .. } => Retry::AfterPerson,
             _ => Retry::Never,
         }
     }
 
     fn place(&self) -> Option<String> {
         match self {
-            Self::NotAvro { subject, .. } | Self::Taken { subject, .. } | Self::Busy { subject } => {
-                Some(format!("subject `{subject}`"))
-            }
+            Self::NotAvro { subject, .. }
+            | Self::Taken { subject, .. }
+            | Self::Busy { subject }
+            | Self::IdRefused { subject, .. }
+            | Self::OtherKind { subject, .. } => Some(format!("subject `{subject}`")),
             Self::Incompatible { subject, version, field, .. } => {
                 let version = version.map(|version| format!(", version {version}")).unwrap_or_default();
                 let field = field.as_ref().map(|field| format!(", field `{field}`")).unwrap_or_default();
                 Some(format!("subject `{subject}`{version}{field}"))
             }
             Self::Storage { path, .. } | Self::Damaged { path, .. } => Some(path.clone()),
+            Self::Unreachable { url, .. } | Self::Denied { url, .. } | Self::Answer { url, .. } => Some(url.clone()),
+            Self::Url { .. } => Some("setting `schemas.registry`".to_owned()),
             Self::Id { .. } | Self::Subject { .. } => None,
         }
     }
 
     fn why(&self) -> Option<String> {
         match self {
-            Self::NotAvro { why, .. } | Self::Incompatible { why, .. } | Self::Damaged { why, .. } => Some(why.clone()),
+            Self::NotAvro { why, .. }
+            | Self::Incompatible { why, .. }
+            | Self::Damaged { why, .. }
+            | Self::Answer { why, .. }
+            | Self::Url { why }
+            | Self::IdRefused { why, .. } => Some(why.clone()),
             Self::Subject { why, .. } => Some((*why).to_owned()),
             Self::Id { .. } => Some("ids are whole numbers from 0".to_owned()),
             _ => None,
@@ -140,6 +209,18 @@ impl Explain for RegistryError {
                 "put the file back from a copy of the lake; it is never changed once written".into()
             }
             Self::Busy { .. } => "try again".into(),
+            Self::Unreachable { .. } => {
+                "start the registry, or correct `schemas.registry`; records of known schemas go on being read".into()
+            }
+            Self::Denied { .. } => "correct the user and password of the registry in the settings".into(),
+            Self::Answer { .. } => "check that `schemas.registry` is the address of a Confluent-compatible registry, \
+                                    with its path, and look at the registry's own log"
+                .into(),
+            Self::Url { .. } => "use `embedded`, or an address like `http://localhost:8081`".into(),
+            Self::IdRefused { .. } => {
+                "set the registry to mode IMPORT for this subject, or leave the id out to get a free one".into()
+            }
+            Self::OtherKind { .. } => "use a subject whose schemas are Avro".into(),
         })
     }
 }

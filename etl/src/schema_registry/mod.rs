@@ -1,7 +1,9 @@
 //! Where schemas live: subjects with versions, and ids that records carry.
 //!
-//! [`EmbeddedRegistry`] keeps them in a folder of the lake. Both kinds pass `testkit::registry_contract`.
+//! [`EmbeddedRegistry`] keeps them in a folder of the lake, [`ConfluentRegistry`] asks a server. Both kinds pass
+//! `testkit::registry_contract`.
 mod compatible;
+mod confluent;
 mod embedded;
 mod error;
 #[cfg(test)]
@@ -12,6 +14,7 @@ use serde::Serialize;
 
 use crate::error::Result;
 
+pub use confluent::ConfluentRegistry;
 pub use embedded::EmbeddedRegistry;
 pub use error::RegistryError;
 

@@ -7,7 +7,9 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutPayload};
 
 use super::*;
-use crate::testkit::registry_contract;
+use crate::secret::Secret;
+use crate::testkit::{registry_contract, service};
+use crate::{Error, Retry};
 
 const ONE: &str = r#"{"type":"record","name":"R","fields":[{"name":"id","type":"long"}]}"#;
 const TWO: &str = r#"{"type":"record","name":"S","fields":[{"name":"id","type":"long"}]}"#;
@@ -213,4 +215,179 @@ fn schemas_are_the_same_if_their_json_is() {
     assert!(compatible::same(r#"{"type":"fixed","name":"F","size":1}"#, r#"{"size":1,"name":"F","type":"fixed"}"#));
     assert!(!compatible::same(base, &base.replace("millis", "micros")));
     assert!(!compatible::same(base, &base.replace("\"R\",", "\"R\",\"doc\":\"new\",")));
+}
+
+#[tokio::test]
+async fn the_contract_holds_over_http() {
+    let Some(url) = service("REGISTRY") else { return };
+    let registry = ConfluentRegistry::open(&url, None).unwrap();
+    registry_contract(&registry).await;
+    // What one has registered, another sees, with nothing remembered.
+    let other = ConfluentRegistry::open(&format!("{url}/"), None).unwrap();
+    for subject in registry.subjects().await.unwrap() {
+        let versions = registry.versions(&subject).await.unwrap();
+        assert_eq!(other.versions(&subject).await.unwrap(), versions);
+    }
+    registry_contract(&other).await;
+}
+
+#[tokio::test]
+async fn a_chosen_id_is_had_or_refused_over_http_but_nothing_else_is_written() {
+    let Some(url) = service("REGISTRY") else { return };
+    let registry = ConfluentRegistry::open(&url, None).unwrap();
+    let unique = uuid::Uuid::new_v4().simple();
+    let subject = format!("chosen-{unique}-value");
+    let schema = ONE.replace("\"R\"", &format!("\"R{unique}\""));
+
+    match registry.register(&subject, &schema, Some(1_000_000_007)).await {
+        Ok(registered) => assert_eq!(registered.id, 1_000_000_007),
+        Err(error) => {
+            assert_eq!(error.code(), "C0115");
+            assert_eq!(registry.latest(&subject).await.unwrap(), None);
+        }
+    }
+    // Asking for the id it has already is no wish at all; another schema's is refused.
+    let own = registry.register(&subject, &schema, None).await.unwrap();
+    assert_eq!(registry.register(&subject, &schema, Some(own.id)).await.unwrap(), own);
+    let elsewhere = registry.register(&format!("copy-{subject}"), &schema, Some(own.id)).await.unwrap();
+    assert_eq!(elsewhere.id, own.id);
+    let error = registry.register(&format!("bad-{subject}"), TWO, Some(own.id)).await.unwrap_err();
+    assert_eq!(error.code(), "C0103");
+}
+
+/// Answers one connection after the other with the given status and body; returns what was asked.
+async fn answering(answers: Vec<(&'static str, String)>) -> (String, tokio::task::JoinHandle<Vec<String>>) {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/a/path", listener.local_addr().unwrap());
+    let task = tokio::spawn(async move {
+        let mut asked = Vec::new();
+        for (status, body) in answers {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            loop {
+                let mut part = [0; 4096];
+                let read = stream.read(&mut part).await.unwrap();
+                request.extend_from_slice(&part[..read]);
+                let text = String::from_utf8_lossy(&request).to_lowercase();
+                let Some((head, sent)) = text.split_once("\r\n\r\n") else { continue };
+                let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                if sent.len() >= length.map_or(0, |length| length.parse().unwrap()) {
+                    break;
+                }
+            }
+            asked.push(String::from_utf8(request).unwrap());
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len());
+            stream.write_all(head.as_bytes()).await.unwrap();
+            // The client hangs up on an answer that is too long.
+            let _cut = stream.write_all(body.as_bytes()).await;
+        }
+        asked
+    });
+    (url, task)
+}
+
+async fn error_of(status: &'static str, body: &str) -> Error {
+    let (url, _task) = answering(vec![(status, body.to_owned())]).await;
+    ConfluentRegistry::open(&url, None).unwrap().subjects().await.unwrap_err()
+}
+
+#[tokio::test]
+async fn failures_say_whether_trying_again_helps() {
+    let said = r#"{"error_code":50001,"message":"the backend store is down"}"#;
+    let down = error_of("500 Oops", said).await;
+    assert_eq!((down.code(), down.explain().retry()), ("C0113", Retry::Later));
+    assert_eq!(down.why().unwrap(), "the backend store is down");
+    let busy = error_of("429 Slow down", "").await;
+    assert_eq!((busy.code(), busy.explain().retry()), ("C0113", Retry::Later));
+    for status in ["401 No", "403 No"] {
+        let denied = error_of(status, "").await;
+        assert_eq!((denied.code(), denied.explain().retry()), ("C0112", Retry::AfterPerson));
+    }
+    for (status, body) in [("200 OK", "<html>"), ("404 Not Found", ""), ("418 Teapot", "no")] {
+        let odd = error_of(status, body).await;
+        assert_eq!((odd.code(), odd.explain().retry()), ("C0113", Retry::Never), "{body}");
+    }
+    let long = error_of("200 OK", &format!("[\"{}\"]", "x".repeat(20 << 20))).await;
+    assert_eq!(long.code(), "C0113");
+    assert!(long.why().unwrap().contains("longer than"), "{long:?}");
+}
+
+#[tokio::test]
+async fn a_registry_that_is_down_is_tried_later_and_what_is_known_stays_known() {
+    let (url, task) = answering(vec![("200 OK", r#"{"schema":"\"string\""}"#.to_owned())]).await;
+    let registry = ConfluentRegistry::open(&url, None).unwrap();
+    assert_eq!(registry.by_id(5).await.unwrap().unwrap(), "\"string\"");
+    task.await.unwrap();
+
+    let error = registry.by_id(6).await.unwrap_err();
+    assert_eq!((error.code(), error.explain().retry()), ("C0111", Retry::Later));
+    assert!(error.explain().place().unwrap().ends_with("/a/path/schemas/ids/6"));
+    assert_eq!(registry.by_id(5).await.unwrap().unwrap(), "\"string\"");
+}
+
+#[tokio::test]
+async fn a_registry_that_never_answers_is_given_up() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let registry = ConfluentRegistry::patient(&url, None, std::time::Duration::from_millis(50)).unwrap();
+    let error = registry.subjects().await.unwrap_err();
+    assert_eq!((error.code(), error.explain().retry()), ("C0111", Retry::Later));
+}
+
+#[tokio::test]
+async fn the_login_is_sent_but_never_shown() {
+    for (user, login) in [("", Some(("ann".to_owned(), Secret::new("pa@ss+1")))), ("ann:pa%40ss+1@", None)] {
+        let (url, task) = answering(vec![("200 OK", "[]".to_owned())]).await;
+        let url = url.replace("http://", &format!("http://{user}"));
+        let registry = ConfluentRegistry::open(&url, login).unwrap();
+        registry.subjects().await.unwrap();
+
+        let asked = task.await.unwrap().remove(0);
+        assert!(asked.starts_with("GET /a/path/subjects HTTP/1.1"), "{asked}");
+        // ann:pa@ss+1
+        assert!(asked.to_lowercase().contains("authorization: basic yw5uonbhqhnzkze="), "{asked}");
+        let error = registry.subjects().await.unwrap_err();
+        let shown = format!("{registry:?} {error:?} {error} {:?} {:?}", error.explain().place(), error.why());
+        assert!(!shown.contains("pa@ss") && !shown.contains("pa%40ss") && !shown.contains("ann"), "{shown}");
+    }
+    for url in ["ftp://ann:secret@host", "no url, secret"] {
+        let error = ConfluentRegistry::open(url, None).unwrap_err();
+        assert_eq!(error.code(), "C0114");
+        assert!(!format!("{error:?}").contains("secret"));
+    }
+}
+
+#[tokio::test]
+async fn an_id_is_imported_where_the_registry_imports() {
+    let version = serde_json::json!({"subject": "s/1", "version": 3, "id": 77, "schema": ONE}).to_string();
+    let ok = |body: &str| ("200 OK", body.to_owned());
+    let (url, task) = answering(vec![
+        ("404 Not Found", String::new()),
+        ("404 Not Found", String::new()),
+        ok(r#"{"mode":"IMPORT"}"#),
+        ok(r#"{"id":77}"#),
+        ok("[3]"),
+        ok(&version),
+    ])
+    .await;
+
+    let registered = ConfluentRegistry::open(&url, None).unwrap().register("s/1", ONE, Some(77)).await.unwrap();
+
+    assert_eq!((registered.version, registered.id), (3, 77));
+    let asked = task.await.unwrap();
+    assert!(asked[2].starts_with("GET /a/path/mode/s%2F1 "), "{}", asked[2]);
+    assert!(asked[3].starts_with("POST /a/path/subjects/s%2F1/versions "), "{}", asked[3]);
+    assert!(asked[3].contains(r#""id":77,"version":1"#), "{}", asked[3]);
+}
+
+#[tokio::test]
+async fn schemas_of_other_languages_are_never_taken_for_avro() {
+    let told = r#"{"subject":"s","version":1,"id":4,"schemaType":"JSON","schema":"{\"type\":\"string\"}"}"#;
+    let (url, _task) = answering(vec![("200 OK", told.to_owned()); 2]).await;
+    let registry = ConfluentRegistry::open(&url, None).unwrap();
+
+    assert_eq!(registry.latest("s").await.unwrap_err().code(), "C0116");
+    let text = registry.by_id(4).await.unwrap().unwrap();
+    assert!(apache_avro::Schema::parse_str(&text).is_err(), "{text}");
 }
