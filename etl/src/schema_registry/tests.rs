@@ -50,6 +50,35 @@ async fn the_contract_holds_on_disk_and_all_is_there_when_opened_again() {
     registry_contract(&second).await;
 }
 
+#[cfg(feature = "s3")]
+#[tokio::test(flavor = "multi_thread")]
+async fn the_contract_holds_on_s3_and_for_many_at_once() {
+    let Some(url) = service("S3") else { return };
+    let of = |name: &str| service(&format!("S3_{name}")).unwrap();
+    let store: Arc<dyn ObjectStore> = Arc::new(
+        object_store::aws::AmazonS3Builder::new()
+            .with_endpoint(url)
+            .with_allow_http(true)
+            .with_bucket_name(of("BUCKET"))
+            .with_region(of("REGION"))
+            .with_access_key_id(of("ACCESS_KEY"))
+            .with_secret_access_key(of("SECRET_KEY"))
+            .build()
+            .unwrap(),
+    );
+    let prefix = Path::from(format!("registry-{}", uuid::Uuid::new_v4().simple()));
+    registry_contract(&EmbeddedRegistry::open(Arc::clone(&store), prefix.clone())).await;
+
+    let mut tasks = tokio::task::JoinSet::new();
+    for n in 0..8 {
+        let registry = EmbeddedRegistry::open(Arc::clone(&store), prefix.clone());
+        let schema = ONE.replace("\"R\"", &format!("\"R{n}\""));
+        tasks.spawn(async move { registry.register(&format!("own-{n}"), &schema, None).await.unwrap().id });
+    }
+    let ids: std::collections::BTreeSet<i32> = tasks.join_all().await.into_iter().collect();
+    assert_eq!(ids.len(), 8);
+}
+
 #[tokio::test]
 async fn ids_are_given_from_one_and_may_be_asked_for() {
     let registry = open(&memory());
