@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tidemill_etl::engine::{Engine, EngineSettings};
 use tidemill_etl::model;
 use tidemill_etl::pipeline::{self, DeadLetters};
-use tidemill_etl::schema_registry::{EmbeddedRegistry, Registry};
+use tidemill_etl::schema_registry::{ConfluentRegistry, EmbeddedRegistry, Registry};
 use tidemill_etl::sink::{self, Connection, Sink};
 use tidemill_etl::table::{Lake, S3Settings, TableName};
 use tidemill_etl::topic::{Broker, EmbeddedTopics};
@@ -150,7 +150,11 @@ impl Lakehouse {
                 let lake = self.lake().await?;
                 Ok(Arc::new(EmbeddedRegistry::open(Arc::clone(lake.store()) as _, lake.path("_schemas"))))
             }
-            Some(_) => Err(Failure::new("C0204", "a registry over HTTP is not part of this build")),
+            Some(address) => {
+                let login = (!schemas.user.is_empty())
+                    .then(|| (schemas.user.clone(), tidemill_etl::secret::Secret::new(schemas.password.expose())));
+                Ok(Arc::new(ConfluentRegistry::open(address.expose().as_str(), login)?))
+            }
         }
     }
 
