@@ -88,17 +88,7 @@ pub(crate) struct Failed(TaskError);
 
 impl From<tidemill_etl::Error> for Failed {
     fn from(error: tidemill_etl::Error) -> Self {
-        let explain = error.explain();
-        let retry = match explain.retry() {
-            tidemill_etl::Retry::Later => Retry::Later,
-            tidemill_etl::Retry::Never => Retry::Never,
-            tidemill_etl::Retry::AfterPerson => Retry::AfterPerson,
-        };
-        let mut failed = TaskError::new(error.code(), format!("cannot {error}"), retry);
-        failed.place = explain.place();
-        failed.why = error.why();
-        failed.fix = explain.fix();
-        Self(failed)
+        Failure::from(error).into()
     }
 }
 
@@ -110,6 +100,11 @@ impl From<Failure> for Failed {
         failed.place.clone_from(&parts.place);
         failed.why.clone_from(&parts.why);
         failed.fix.clone_from(&parts.fix);
+        // A task has one failure; further problems of the same step are told as its cause.
+        for more in failure.each().skip(1) {
+            let said = failed.why.take().map(|why| format!("{why}\n")).unwrap_or_default();
+            failed.why = Some(format!("{said}{}", more.what));
+        }
         Self(failed)
     }
 }

@@ -107,7 +107,7 @@ impl Table {
         let id = Uuid::new_v4().to_string();
         let log = self.log_store();
         let mut version = self.version() + 1;
-        let mut body = commit.body(&id, version - 1)?;
+        let mut body = commit.body(&id, version - 1, self.committed_at())?;
         let mut wait = Duration::from_millis(100);
         for attempt in 1..=ATTEMPTS {
             let put = log.write_commit_entry(version, CommitOrBytes::LogBytes(body.clone()), Uuid::nil()).await;
@@ -143,7 +143,7 @@ impl Table {
                 self.refresh().await?;
                 self.check_expected(&commit).await?;
                 version = self.version() + 1;
-                body = commit.body(&id, version - 1)?;
+                body = commit.body(&id, version - 1, self.committed_at())?;
                 continue;
             }
             if attempt == ATTEMPTS {
@@ -189,7 +189,7 @@ impl Commit {
         }
     }
 
-    fn body(&self, id: &str, read_version: u64) -> Result<bytes::Bytes> {
+    fn body(&self, id: &str, read_version: u64, before_ms: i64) -> Result<bytes::Bytes> {
         let mut info: HashMap<String, Value> = self.info.clone().into_iter().collect();
         info.insert(ID.to_owned(), json!(id));
         if !self.metrics.is_null() {
@@ -197,7 +197,8 @@ impl Commit {
         }
         let blind = self.guard == Guard::Append;
         let head = CommitInfo {
-            timestamp: Some(self.now.timestamp_millis()),
+            // Versions are found by time: a clock that went back must not make a version look older than the last.
+            timestamp: Some(self.now.timestamp_millis().max(before_ms)),
             operation: Some(self.operation.name().to_owned()),
             operation_parameters: Some(HashMap::new()),
             read_version: Some(read_version),

@@ -100,6 +100,12 @@ impl Table {
         Ok(state.metadata().clone())
     }
 
+    /// When this version was committed, milliseconds since 1970, UTC; 0 if that is not known.
+    pub(crate) fn committed_at(&self) -> i64 {
+        let at = |state: &deltalake::table::state::DeltaTableState| state.version_timestamp(self.version());
+        self.delta.snapshot().ok().and_then(at).unwrap_or(0)
+    }
+
     /// Moves on to the newest version.
     pub async fn refresh(&mut self) -> Result<()> {
         self.delta.update_state().await.map_err(|e| TableError::delta("read", &self.name, e))?;

@@ -1,5 +1,7 @@
 //! Rows to Parquet files in a table's folder. A file that no commit names is harmless and vacuumed later.
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
@@ -8,9 +10,14 @@ use deltalake::kernel::Add;
 use object_store::ObjectStore;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
-use parquet::arrow::AsyncArrowWriter;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::file::writer::SerializedFileWriter;
+use tokio::io::AsyncWriteExt as _;
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::error::TableError;
@@ -23,16 +30,19 @@ use crate::error::Result;
 pub struct WriteOptions {
     /// A new file is begun after about this many bytes of encoded rows.
     pub file_bytes: usize,
-    /// A row group is closed after about this many bytes in memory, which bounds what one writer holds.
+    /// A row group is closed after about this many bytes of rows in memory.
     pub group_bytes: usize,
+    /// Row groups encoded at the same time, each on a thread of its own.
+    pub workers: usize,
     /// The folder below the table: empty, or `_change_data`.
     pub folder: &'static str,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
-        // 128 MiB files read well from object stores; 24 MiB groups keep two writers below 64 MiB.
-        Self { file_bytes: 128 << 20, group_bytes: 24 << 20, folder: "" }
+        // 128 MiB files read well from object stores. Three groups (one filling, two being encoded) of 24 MiB and
+        // what they become stay below 150 MiB.
+        Self { file_bytes: 128 << 20, group_bytes: 24 << 20, workers: 2, folder: "" }
     }
 }
 
@@ -47,12 +57,18 @@ pub fn writer_properties() -> WriterProperties {
 }
 
 /// Writes rows into one or more files of a table and hands back their log entries.
+///
+/// Rows are gathered into row groups; a full group is encoded on a thread of its own while the next one fills, and the
+/// groups go into the file in the order of their rows.
 pub struct FileWriter {
     table: String,
     store: Arc<dyn ObjectStore>,
     schema: SchemaRef,
     options: WriteOptions,
     now: DateTime<Utc>,
+    group: Vec<RecordBatch>,
+    group_size: usize,
+    encoding: VecDeque<JoinHandle<Result<Vec<ArrowColumnChunk>, ParquetError>>>,
     open: Option<Open>,
     done: Vec<Add>,
     rows: u64,
@@ -60,52 +76,151 @@ pub struct FileWriter {
 
 struct Open {
     path: String,
-    writer: AsyncArrowWriter<BufWriter>,
+    buffer: Buffer,
+    file: SerializedFileWriter<Buffer>,
+    groups: Arc<ArrowRowGroupWriterFactory>,
+    started: usize,
+    sink: BufWriter,
+    size: usize,
+}
+
+/// Encoded bytes on their way from the Parquet writer to the storage.
+#[derive(Clone, Default)]
+struct Buffer(Arc<Mutex<Vec<u8>>>);
+
+impl Buffer {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 impl FileWriter {
     /// A writer into `table`; `schema` is the rows' (the table's, or with more columns for change data).
     pub fn new(table: &Table, schema: SchemaRef, options: WriteOptions, now: DateTime<Utc>) -> Self {
-        let store = table.log_store().object_store(None);
-        Self { table: table.name().to_string(), store, schema, options, now, open: None, done: Vec::new(), rows: 0 }
+        Self {
+            table: table.name().to_string(),
+            store: table.log_store().object_store(None),
+            schema,
+            options,
+            now,
+            group: Vec::new(),
+            group_size: 0,
+            encoding: VecDeque::new(),
+            open: None,
+            done: Vec::new(),
+            rows: 0,
+        }
     }
 
-    /// Adds rows. They are in memory, in a row group being built, or in a file that nobody knows of yet.
+    fn failed(&self, source: ParquetError) -> TableError {
+        TableError::Parquet { doing: "write", table: self.table.clone(), source }
+    }
+
+    /// Adds rows. They are in memory, in a row group being encoded, or in a file that nobody knows of yet.
+    ///
+    /// # Errors
+    /// [`TableError::Parquet`] if the storage refuses the bytes, or the rows are not of the writer's schema.
     pub async fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
-        let failed = |table: &str, source| TableError::Parquet { doing: "write", table: table.to_owned(), source };
-        if self.open.is_none() {
-            let name = format!("part-{}.zstd.parquet", Uuid::now_v7());
-            let path = if self.options.folder.is_empty() { name } else { format!("{}/{name}", self.options.folder) };
-            let sink = BufWriter::new(Arc::clone(&self.store), Path::from(path.as_str()));
-            let writer = AsyncArrowWriter::try_new(sink, Arc::clone(&self.schema), Some(writer_properties()))
-                .map_err(|e| failed(&self.table, e))?;
-            self.open = Some(Open { path, writer });
-        }
-        let Some(open) = &mut self.open else { return Ok(()) };
         self.rows += batch.num_rows() as u64;
-        open.writer.write(batch).await.map_err(|e| failed(&self.table, e))?;
-        if open.writer.memory_size() > self.options.group_bytes {
-            open.writer.flush().await.map_err(|e| failed(&self.table, e))?;
-        }
-        if open.writer.bytes_written() + open.writer.in_progress_size() > self.options.file_bytes {
-            self.roll().await?;
+        self.group_size += batch.get_array_memory_size();
+        self.group.push(batch.clone());
+        if self.group_size >= self.options.group_bytes {
+            self.encode().await?;
         }
         Ok(())
     }
 
-    /// Closes the file being written, so that the next rows begin a new one.
-    pub async fn roll(&mut self) -> Result<()> {
-        let Some(Open { path, mut writer }) = self.open.take() else { return Ok(()) };
-        let failed = |source| TableError::Parquet { doing: "write", table: self.table.clone(), source };
-        let metadata = writer.finish().await.map_err(failed)?;
-        let size = i64::try_from(writer.bytes_written()).unwrap_or(i64::MAX);
+    /// Hands the gathered rows to a thread, and takes over what others have finished.
+    async fn encode(&mut self) -> Result<()> {
+        if self.group.is_empty() {
+            return Ok(());
+        }
+        let rows = std::mem::take(&mut self.group);
+        self.group_size = 0;
+        if self.open.is_none() {
+            self.open = Some(self.begin().map_err(|e| self.failed(e))?);
+        }
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let groups = Arc::clone(&open.groups);
+        let index = open.started;
+        open.started += 1;
+        let schema = Arc::clone(&self.schema);
+        self.encoding.push_back(tokio::task::spawn_blocking(move || encode_group(&groups, index, &schema, &rows)));
+        while self.encoding.len() > self.options.workers {
+            self.append_next().await?;
+        }
+        if self.open.as_ref().is_some_and(|open| open.size >= self.options.file_bytes) {
+            self.close().await?;
+        }
+        Ok(())
+    }
+
+    /// Puts the oldest group into the file, and its bytes on their way.
+    async fn append_next(&mut self) -> Result<()> {
+        let Some(task) = self.encoding.pop_front() else { return Ok(()) };
+        let chunks = task.await.map_err(|e| self.failed(ParquetError::External(Box::new(e))))?;
+        let chunks = chunks.map_err(|e| self.failed(e))?;
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let appended = (|| {
+            let mut group = open.file.next_row_group()?;
+            for chunk in chunks {
+                chunk.append_to_row_group(&mut group)?;
+            }
+            group.close()
+        })();
+        appended.map_err(|e| self.failed(e))?;
+        self.send().await
+    }
+
+    async fn send(&mut self) -> Result<()> {
+        let Some(open) = &mut self.open else { return Ok(()) };
+        let bytes = open.buffer.take();
+        open.size += bytes.len();
+        let sent = open.sink.put(bytes.into()).await;
+        sent.map_err(|e| self.failed(ParquetError::External(Box::new(e))))?;
+        Ok(())
+    }
+
+    fn begin(&self) -> Result<Open, ParquetError> {
+        let name = format!("part-{}.zstd.parquet", Uuid::now_v7());
+        let path = if self.options.folder.is_empty() { name } else { format!("{}/{name}", self.options.folder) };
+        let sink = BufWriter::new(Arc::clone(&self.store), Path::from(path.as_str()));
+        let buffer = Buffer::default();
+        let writer = ArrowWriter::try_new(buffer.clone(), Arc::clone(&self.schema), Some(writer_properties()))?;
+        let (file, groups) = writer.into_serialized_writer()?;
+        Ok(Open { path, buffer, file, groups: Arc::new(groups), started: 0, sink, size: 0 })
+    }
+
+    /// Ends the file being written, so that the next rows begin a new one.
+    async fn close(&mut self) -> Result<()> {
+        while !self.encoding.is_empty() {
+            self.append_next().await?;
+        }
+        let Some(mut open) = self.open.take() else { return Ok(()) };
+        let metadata = open.file.finish().map_err(|e| self.failed(e))?;
+        let rest = open.buffer.take();
+        open.size += rest.len();
+        let external = |e: object_store::Error| ParquetError::External(Box::new(e));
+        open.sink.put(rest.into()).await.map_err(|e| self.failed(external(e)))?;
+        open.sink.shutdown().await.map_err(|e| self.failed(ParquetError::External(Box::new(e))))?;
         self.done.push(Add {
-            path,
+            path: open.path,
             partition_values: std::collections::HashMap::new(),
-            size,
+            size: i64::try_from(open.size).unwrap_or(i64::MAX),
             modification_time: self.now.timestamp_millis(),
             data_change: true,
             stats: Some(stats::of_file(&self.schema, &metadata)),
@@ -124,10 +239,35 @@ impl FileWriter {
     }
 
     /// Closes the last file and returns the log entries of all.
+    ///
+    /// # Errors
+    /// As [`FileWriter::write`].
     pub async fn finish(mut self) -> Result<Vec<Add>> {
-        self.roll().await?;
+        self.encode().await?;
+        self.close().await?;
         Ok(self.done)
     }
+}
+
+/// Encodes one row group; pages stay in memory until the file takes them.
+fn encode_group(
+    groups: &ArrowRowGroupWriterFactory,
+    index: usize,
+    schema: &SchemaRef,
+    rows: &[RecordBatch],
+) -> Result<Vec<ArrowColumnChunk>, ParquetError> {
+    let mut columns = groups.create_column_writers(index)?;
+    for batch in rows {
+        let mut leaves = columns.iter_mut();
+        for (field, column) in schema.fields().iter().zip(batch.columns()) {
+            for leaf in compute_leaves(field, column)? {
+                if let Some(writer) = leaves.next() {
+                    writer.write(&leaf)?;
+                }
+            }
+        }
+    }
+    columns.into_iter().map(ArrowColumnWriter::close).collect()
 }
 
 /// Writes one batch as one file; `None` for an empty one.

@@ -31,8 +31,8 @@ impl Explain for JsonWriteError {
     }
 }
 
-/// Decimals of up to this many digits are JSON numbers, as every reader's doubles hold them; wider ones are texts.
-const NUMBER_DIGITS: u8 = 15;
+/// Decimals of up to 15 digits are JSON numbers, as every reader's doubles hold them; values with more are texts.
+const NUMBER_LIMIT: u128 = 1_000_000_000_000_000;
 
 /// Returns row `row` as an object, its fields in the order of the columns; NULL is `null`.
 ///
@@ -69,9 +69,10 @@ fn value(array: &dyn Array, row: usize) -> Result<Value, DataType> {
         // By its own shortest text: 0.1 as a double of a float would be 0.10000000149011612.
         DataType::Float32 => float(array.as_primitive::<Float32Type>().value(row).to_string()),
         DataType::Float64 => float(array.as_primitive::<Float64Type>().value(row).to_string()),
-        DataType::Decimal128(precision, scale) => {
-            let text = decimal::format(array.as_primitive::<Decimal128Type>().value(row), *scale);
-            if *precision > NUMBER_DIGITS {
+        DataType::Decimal128(_, scale) => {
+            let unscaled = array.as_primitive::<Decimal128Type>().value(row);
+            let text = decimal::format(unscaled, *scale);
+            if unscaled.unsigned_abs() >= NUMBER_LIMIT {
                 text.into()
             } else if *scale == 0 {
                 text.parse::<i64>().map_or(Value::String(text), Value::from)
