@@ -17,7 +17,7 @@ use super::decide::{Action, Event, Filling, Limits, decide};
 use super::decode::Decoder;
 use super::error::LandingError;
 use crate::error::Result;
-use crate::position::{Offset, TopicPartition};
+use crate::position::{Bounds, Offset, TopicPartition};
 use crate::record::Record;
 use crate::schema_registry::Registry;
 use crate::source::Polled;
@@ -138,6 +138,9 @@ pub async fn land(around: &Around, landing: &Landing, progress: &Progress, stop:
     evolve(&mut table, decoder.schema(), (around.clock)()).await?;
 
     let bounds = around.broker.bounds(&landing.topic).await?;
+    if landing.drain && is_drained(&table, landing, &bounds).await? {
+        return Ok(Landed { version: table.version(), ..Landed::default() });
+    }
     let mut held = take_over(&mut table, landing, bounds.len(), (around.clock)()).await?;
     let mut assignments = Vec::new();
     for (partition, bounds) in bounds.iter().enumerate() {
@@ -214,6 +217,17 @@ pub async fn land(around: &Around, landing: &Landing, progress: &Progress, stop:
             return Ok(landed);
         }
     }
+}
+
+/// Whether the table has all there is, so that no partition needs to be taken.
+async fn is_drained(table: &Table, landing: &Landing, bounds: &[Bounds]) -> Result<bool> {
+    for (partition, bounds) in bounds.iter().enumerate() {
+        let next = table.txn(&format!("{}/{}/{partition}", landing.stream, landing.topic)).await?.unwrap_or(0);
+        if next != bounds.end {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// Raises the fence of every partition in one commit without rows, and reads where each stands.

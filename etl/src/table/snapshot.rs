@@ -95,6 +95,19 @@ impl Table {
         self.delta.snapshot().map(|state| state.metadata().id().to_owned()).unwrap_or_default()
     }
 
+    /// A digest of what the snapshot holds: the table's id and its data files. Equal for two versions between which no
+    /// row was added or removed.
+    pub(crate) fn contents(&self) -> Result<String> {
+        let mut paths: Vec<String> = self.files()?.into_iter().map(|file| file.path).collect();
+        paths.sort_unstable();
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(self.id().as_bytes());
+        for path in paths {
+            hasher.update(path.as_bytes()).update(b"\n");
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
     pub(crate) fn metadata(&self) -> Result<deltalake::kernel::Metadata> {
         let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
         Ok(state.metadata().clone())
