@@ -221,7 +221,7 @@ impl Failure {
 fn exit_of(code: &str) -> Exit {
     match (code, code.as_bytes().first()) {
         ("X0001", _) => Exit::Bug,
-        ("X0003" | "X0004", _) | (_, Some(b'Q')) => Exit::Usage,
+        ("X0003", _) | (_, Some(b'Q')) => Exit::Usage,
         (_, Some(b'S' | b'D' | b'M')) => Exit::Invalid,
         _ => Exit::Failed,
     }

@@ -32,11 +32,6 @@ impl Project {
         Ok(Self { root, settings })
     }
 
-    /// A path as written in the project, from its folder.
-    pub(crate) fn resolve(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.root.join(path)
-    }
-
     /// A path as a person wants to see it: without the project's folder.
     pub(crate) fn shown<'a>(&self, path: &'a Path) -> std::path::Display<'a> {
         path.strip_prefix(&self.root).unwrap_or(path).display()

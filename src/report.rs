@@ -105,11 +105,6 @@ impl Report {
         }
     }
 
-    /// Starts a piece of work with no known size: one line that rewrites itself, or one at its start and one at its end.
-    pub(crate) fn status(&self, what: impl Into<String>) -> Progress {
-        self.progress(what.into(), None, Unit::Things)
-    }
-
     /// Starts a piece of work whose size is known or becomes known: a bar with rate and ETA.
     pub(crate) fn bar(&self, what: impl Into<String>, total: Option<u64>, unit: Unit) -> Progress {
         self.progress(what.into(), total, unit)

@@ -51,6 +51,9 @@ impl Explain for OutputError {
 }
 
 /// Writes one JSON array of objects on one line; an object a row.
+///
+/// # Errors
+/// [`OutputError`] if the target cannot be written or a value has no form in JSON; the query's own failures.
 pub async fn json(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64> {
     let mut written = 0;
     out.write_all(b"[").map_err(OutputError::Io)?;
@@ -69,6 +72,9 @@ pub async fn json(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64> {
 }
 
 /// Writes CSV (RFC 4180) with a header line. Nested values are JSON text; NULL is empty.
+///
+/// # Errors
+/// [`OutputError`] if the target cannot be written or a value has no form in CSV; the query's own failures.
 pub async fn csv(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64> {
     let mut written = 0;
     let flat = flat_schema(&rows.schema);
@@ -82,6 +88,9 @@ pub async fn csv(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64> {
 }
 
 /// Writes a Parquet file.
+///
+/// # Errors
+/// [`OutputError::Parquet`] if the target cannot be written; the query's own failures.
 pub async fn parquet(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64> {
     let mut written = 0;
     let mut writer =
@@ -98,6 +107,9 @@ pub async fn parquet(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64
 }
 
 /// Writes a table for people; returns how many rows there are, which may be more than were shown ([`TABLE_ROWS`]).
+///
+/// # Errors
+/// [`OutputError`] if the target cannot be written or a value cannot be shown; the query's own failures.
 pub async fn table(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64> {
     let mut total = 0;
     let mut shown = 0;
@@ -115,6 +127,9 @@ pub async fn table(mut rows: Rows, out: &mut (dyn Write + Send)) -> Result<u64> 
 }
 
 /// A few rows as a table for people.
+///
+/// # Errors
+/// [`OutputError::Arrow`] if a value cannot be shown.
 pub fn text_table(batches: &[RecordBatch]) -> Result<String> {
     let options = FormatOptions::default().with_null("");
     let table = pretty_format_batches_with_options(batches, &options).map_err(OutputError::Arrow)?;

@@ -132,6 +132,10 @@ struct Cursor {
 }
 
 /// Publishes what the table has and the topic does not.
+///
+/// # Errors
+/// [`PublishError`] if schema, key or stored progress do not fit; the failures of the table, the query and the broker.
+/// What was committed before stays out, and the next call goes on behind it.
 pub async fn publish(
     engine: &Engine,
     broker: &dyn Broker,
@@ -193,8 +197,8 @@ pub async fn publish(
         let keys = arrow::compute::cast(batch.column(key), &arrow::datatypes::DataType::Utf8)
             .map_err(|e| bad_schema(e.to_string()))?;
         let keys = keys.as_string::<i32>();
-        let encoded = encoder.encode(&batch)?;
-        let new: Vec<NewRecord> = encoded
+        let values = encoder.encode(&batch)?;
+        let new: Vec<NewRecord> = values
             .into_iter()
             .enumerate()
             .map(|(row, value)| NewRecord {

@@ -140,13 +140,13 @@ impl Worker {
         progress: Progress,
         stop: &CancellationToken,
     ) -> Result<(Box<dyn crate::task::Task>, TaskContext), TaskError> {
-        let settings = template::render(&work.task.settings, &work.names).map_err(|why| {
+        let mut settings = template::render(&work.task.settings, &work.names).map_err(|why| {
             TaskError::new("D0112", "a template in the settings cannot be rendered", Retry::Never).why(why)
         })?;
         let kind = self.factory.kinds().iter().find(|kind| kind.name == work.task.kind).ok_or_else(|| {
             TaskError::new("D0113", format!("this version knows no task kind `{}`", work.task.kind), Retry::AfterPerson)
         })?;
-        crate::dag::check_rendered(kind, &settings)
+        crate::dag::settle_rendered(kind, &mut settings)
             .map_err(|why| TaskError::new("D0115", "a rendered setting has the wrong type", Retry::Never).why(why))?;
         let settings = Value::Object(settings);
         let task = self.factory.open(&work.task.kind, &settings)?;

@@ -117,6 +117,34 @@ async fn a_run_hands_results_on_and_tells_what_happens() {
 }
 
 #[tokio::test]
+async fn a_list_may_be_written_as_one_string_and_the_task_still_sees_a_list() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = Script::default();
+    let text = r#"
+        [tasks.one]
+        kind = "script"
+        tables = "bronze.orders"
+        [tasks.rendered]
+        kind = "script"
+        after = ["one"]
+        tables = "bronze.{{ run.dag }}"
+        [tasks.many]
+        kind = "script"
+        after = ["rendered"]
+        tables = ["a", "b"]
+    "#;
+    let scheduler = scheduler(folder.path(), &script, dags(&[("movies", text)]));
+
+    scheduler.run_now(request("movies", &json!({}))).await.unwrap();
+
+    let settings: Vec<Value> = script.started().into_iter().map(|started| started.3).collect();
+    assert_eq!(
+        settings,
+        [json!({"tables": ["bronze.orders"]}), json!({"tables": ["bronze.movies"]}), json!({"tables": ["a", "b"]})]
+    );
+}
+
+#[tokio::test]
 async fn failures_are_tried_again_only_where_that_can_help() {
     let folder = tempfile::tempdir().unwrap();
     let text = r#"

@@ -65,13 +65,13 @@ pub(super) async fn serve(context: &Context, project: Project, listen: Option<So
     context.report.note(format_args!("{} is up at http://{}", settings.name, server.address()));
 
     let (sender, events) = mpsc::channel(1024);
-    let (shown_sender, shown) = mpsc::channel(1024);
-    let counted = tokio::spawn(count(events, shown_sender, Arc::clone(&metrics)));
-    let shown = tokio::spawn(show(context.report.clone(), shown));
+    let (onward, counted_events) = mpsc::channel(1024);
+    let counting = tokio::spawn(count(events, onward, Arc::clone(&metrics)));
+    let showing = tokio::spawn(show(context.report.clone(), counted_events));
     let stop = context.stop.clone();
     let scheduler = Arc::clone(&runner.scheduler);
     let schedule = scheduler.serve(Some(sender), stop.clone());
-    let (scheduled, served, ()) = tokio::join!(
+    let (schedule_end, server_end, ()) = tokio::join!(
         async {
             let ended = schedule.await;
             stop.cancel();
@@ -84,10 +84,10 @@ pub(super) async fn serve(context: &Context, project: Project, listen: Option<So
         },
         reload(context, &runner),
     );
-    drop(counted.await);
-    drop(shown.await);
-    scheduled?;
-    served?;
+    drop(counting.await);
+    drop(showing.await);
+    schedule_end?;
+    server_end?;
     Ok(Exit::Stopped)
 }
 
@@ -105,12 +105,11 @@ async fn reload(context: &Context, runner: &Runner) {
         }
         known = now;
         let loaded = load(&runner.house);
-        match dag_problems(&loaded, &runner.house.project.root) {
-            Some(problems) => drop(context.report.failure(&problems)),
-            None => {
-                context.report.note(format_args!("{} DAGs read again", loaded.dags.len()));
-                runner.scheduler.reload(loaded.dags);
-            }
+        if let Some(problems) = dag_problems(&loaded, &runner.house.project.root) {
+            context.report.failure(&problems);
+        } else {
+            context.report.note(format_args!("{} DAGs read again", loaded.dags.len()));
+            runner.scheduler.reload(loaded.dags);
         }
     }
 }

@@ -103,11 +103,6 @@ impl ByteSize {
         };
         scaled(number, factor).map(Self).ok_or_else(|| format!("`{text}` is not a size such as \"512MB\" or \"64KiB\""))
     }
-
-    /// The bytes as a length in memory.
-    pub(crate) fn as_usize(self) -> usize {
-        usize::try_from(self.0).unwrap_or(usize::MAX)
-    }
 }
 
 impl fmt::Display for ByteSize {

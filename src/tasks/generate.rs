@@ -104,7 +104,9 @@ impl Work for Settings {
         let total = self.events;
         let report = move |done: u64| progress.report(done, total, "events");
         let made = generate(house, &shoppers, context.now, &report, &context.cancel).await?;
-        made.iter().for_each(|(topic, records)| metrics.published(topic, *records));
+        for (topic, records) in &made {
+            metrics.published(topic, *records);
+        }
         let sum: u64 = made.values().sum();
         let summary = match sum {
             0 => "all events are there already".to_owned(),
@@ -241,10 +243,11 @@ pub(crate) async fn generate(
         }
     }
     // With a rate, ten steps a second at most.
-    let step = shoppers.rate.map_or(STEP, |rate| ((rate / 10.0).ceil().max(1.0) as u64).min(STEP));
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at least 1, and the cast saturates")]
+    let most = shoppers.rate.map_or(STEP, |rate| ((rate / 10.0).ceil().max(1.0) as u64).min(STEP));
     loop {
         let mut staged = 0;
-        for event in events.by_ref().take(usize::try_from(step).unwrap_or(usize::MAX)) {
+        for event in events.by_ref().take(usize::try_from(most).unwrap_or(usize::MAX)) {
             if let Some(target) = targets.get_mut(&event.kind) {
                 target.take(event)?;
                 staged += 1;

@@ -50,7 +50,7 @@ pub(super) const KIND: Kind = Kind {
 #[derive(Deserialize)]
 struct Settings {
     stream: String,
-    topics: Topics,
+    topics: Vec<String>,
     #[serde(default = "bronze")]
     schema: String,
     event_time: Option<String>,
@@ -60,13 +60,6 @@ struct Settings {
     run_for: String,
     #[serde(default)]
     on_gap: OnGap,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Topics {
-    One(String),
-    Many(Vec<String>),
 }
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
@@ -94,13 +87,6 @@ fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
 }
 
 impl Settings {
-    fn topics(&self) -> Vec<String> {
-        match &self.topics {
-            Topics::One(topic) => vec![topic.clone()],
-            Topics::Many(topics) => topics.clone(),
-        }
-    }
-
     fn landing(&self, house: &Lakehouse, topic: &str, drain: bool) -> Landing {
         let streams = &house.project.settings.streams;
         Landing {
@@ -125,8 +111,7 @@ impl Settings {
 impl Work for Settings {
     async fn run(&self, house: &Lakehouse, metrics: &Metrics, context: &TaskContext) -> Result<Outcome, Failed> {
         let run_for = parse_duration(&self.run_for).map_err(|why| {
-            TaskError::new("D0020", "`run_for` is not a duration", tidemill_orchestrator::Retry::Never)
-                .why(why.to_string())
+            TaskError::new("D0020", "`run_for` is not a duration", tidemill_orchestrator::Retry::Never).why(why)
         })?;
         let around = Around {
             lake: house.lake().await?.clone(),
@@ -138,9 +123,9 @@ impl Work for Settings {
         let progress = Arc::new(Progress::default());
         let stop = context.cancel.child_token();
         let mut landings: JoinSet<(String, tidemill_etl::Result<Landed>)> = JoinSet::new();
-        for topic in self.topics() {
-            around.broker.create(&topic, self.partitions).await?;
-            let landing = self.landing(house, &topic, context.drain);
+        for topic in &self.topics {
+            around.broker.create(topic, self.partitions).await?;
+            let landing = self.landing(house, topic, context.drain);
             let (around, progress, stop) = (around.clone(), Arc::clone(&progress), stop.clone());
             landings.spawn(async move {
                 let landed = land(&around, &landing, &progress, &stop).await;

@@ -38,10 +38,10 @@ impl std::fmt::Debug for Names {
 
 impl Names {
     fn context(&self) -> Result<SessionContext> {
-        match self.context.get().and_then(Weak::upgrade) {
-            Some(session) => Ok(session.0.clone()),
-            None => exec_err!("the session of this query is gone"),
-        }
+        let Some(session) = self.context.get().and_then(Weak::upgrade) else {
+            return exec_err!("the session of this query is gone");
+        };
+        Ok(session.0.clone())
     }
 
     pub(super) fn state(&self) -> Result<SessionState> {
@@ -55,7 +55,7 @@ impl Names {
             return Ok(Some(Arc::clone(provider)));
         }
         if let Some(table) = self.pinned.get(name) {
-            return table.provider(&self.state()?).await.map(Some).map_err(outer);
+            return table.provider(&self.state()?).map(Some).map_err(outer);
         }
         if let Some(sql) = self.views.get(name) {
             let context = self.context()?;
@@ -63,7 +63,7 @@ impl Names {
             return Ok(Some(Arc::new(ViewTable::new(plan, Some(sql.clone())))));
         }
         match self.lake.try_table(name).await.map_err(outer)? {
-            Some(table) => table.provider(&self.state()?).await.map(Some).map_err(outer),
+            Some(table) => table.provider(&self.state()?).map(Some).map_err(outer),
             None => Ok(None),
         }
     }

@@ -79,12 +79,18 @@ impl Rows {
     }
 
     /// The next rows, or `None` after the last.
+    ///
+    /// # Errors
+    /// [`EngineError`] if running the query failed, or its memory limit was too small.
     pub async fn next(&mut self) -> Result<Option<RecordBatch>> {
         let batch = self.stream.try_next().await;
         Ok(batch.map_err(|e| EngineError::from_datafusion(e, self.limit))?)
     }
 
     /// All rows. For results known to be small.
+    ///
+    /// # Errors
+    /// As [`Rows::next`].
     pub async fn collect(mut self) -> Result<Vec<RecordBatch>> {
         let mut batches = Vec::new();
         while let Some(batch) = self.next().await? {
@@ -246,7 +252,7 @@ impl Engine {
                 },
                 why: e.why().unwrap_or_else(|| e.to_string()),
             })?;
-            let provider = table.provider(&scratch.context().state()).await?;
+            let provider = table.provider(&scratch.context().state())?;
             versions.insert((name, at), provider);
         }
         let session = self.session(pinned, given, VersionPlanner(versions), listed);
@@ -261,17 +267,27 @@ impl Engine {
     }
 
     /// Starts one SELECT over the newest versions.
+    ///
+    /// # Errors
+    /// As [`Engine::query_with`].
     pub async fn query(&self, sql: &str) -> Result<Rows> {
         self.query_pinned(sql, Pinned::default()).await
     }
 
     /// Starts one SELECT; `pinned` tables are read at the versions given.
+    ///
+    /// # Errors
+    /// As [`Engine::query_with`].
     pub async fn query_pinned(&self, sql: &str, pinned: Pinned) -> Result<Rows> {
         let (session, plan) = self.plan(sql, pinned).await?;
         self.start(session, plan).await
     }
 
     /// Starts one SELECT that may also name the tables `given`.
+    ///
+    /// # Errors
+    /// [`EngineError`] if the text is not one SELECT, or names a table, column or version that is not there;
+    /// a [`TableError`](crate::table::TableError) if a table cannot be read.
     pub async fn query_with(&self, sql: &str, given: Given) -> Result<Rows> {
         let (session, plan) = self.plan_with(sql, Pinned::default(), given).await?;
         self.start(session, plan).await

@@ -30,7 +30,12 @@ pub struct Built {
 /// Recomputes `model` unless its plan and all its inputs are what its table was made from.
 ///
 /// The output commit carries txn `{model}/{input}` = the version read, for each input, and txn `{model}/plan` = a hash
-/// of the resolved plan and of the files it read, so that a crash at any point leaves either the old table or the new one with its progress.
+/// of the resolved plan and of the files it read, so that a crash at any point leaves either the old table or the new
+/// one with its progress.
+///
+/// # Errors
+/// [`ModelError::Input`] if an input is not there, [`ModelError::Sql`] if the SELECT cannot be planned or run; a
+/// [`TableError`](crate::table::TableError) if a table cannot be read or the result cannot be committed.
 pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateTime<Utc>) -> Result<Built> {
     let in_sql = |source: crate::Error| ModelError::Sql {
         model: model.name.clone(),

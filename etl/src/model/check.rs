@@ -21,6 +21,9 @@ pub struct CheckOutcome {
 const SAMPLE: usize = 5;
 
 /// Runs one check over the newest versions.
+///
+/// # Errors
+/// [`ModelError::Sql`] if the check cannot be planned or run. Rows that it finds are no error.
 pub async fn check(engine: &Engine, check: &Check) -> Result<CheckOutcome> {
     let in_sql = |source: crate::Error| ModelError::Sql {
         model: check.name.clone(),

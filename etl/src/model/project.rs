@@ -105,13 +105,13 @@ impl Project {
         }
 
         let known = places.clone();
-        let resolve: Arc<Resolve> = Arc::new(move |name: &str| match known.get(name) {
-            Some((table, _)) => Ok(format!("{}.{}", quote(&table.schema), quote(&table.table))),
-            None => {
-                let near = nearest(name, known.keys().map(String::as_str));
-                let hint = near.map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
-                Err(format!("there is no model `{name}`{hint}"))
+        let resolve: Arc<Resolve> = Arc::new(move |name: &str| {
+            if let Some((table, _)) = known.get(name) {
+                return Ok(format!("{}.{}", quote(&table.schema), quote(&table.table)));
             }
+            let near = nearest(name, known.keys().map(String::as_str));
+            let hint = near.map(|near| format!(": did you mean `{near}`?")).unwrap_or_default();
+            Err(format!("there is no model `{name}`{hint}"))
         });
         let mut project = Self::default();
         for file in &files {

@@ -1,7 +1,8 @@
 //! The table of what could not become a row: kept whole, with its place and the reason.
 //!
-//! Layout of `bronze.dead_letters`: source (stream or task), topic_or_file, partition (NULL for files), offset_or_line,
-//! schema_id (NULL without one), reason (one word, to count by), detail (for a person), raw (the bytes), seen_at (UTC).
+//! Layout of `bronze.dead_letters`: `source` (stream or task), `topic_or_file`, `partition` (NULL for files),
+//! `offset_or_line`, `schema_id` (NULL without one), `reason` (one word, to count by), `detail` (for a person), `raw`
+//! (the bytes), `seen_at` (UTC).
 use std::sync::Arc;
 
 use arrow::array::{
@@ -73,6 +74,9 @@ impl DeadLetters {
     /// decoded again after a crash adds nothing.
     ///
     /// `identity_of` says which identity a letter belongs to, by its index in `progress`.
+    ///
+    /// # Errors
+    /// [`TableError`](crate::table::TableError) if the table cannot be read, or the commit is lost to another process.
     pub async fn keep(
         &self,
         letters: &[DeadLetter],

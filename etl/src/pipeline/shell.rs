@@ -142,27 +142,7 @@ pub async fn land(around: &Around, landing: &Landing, progress: &Progress, stop:
         return Ok(Landed { version: table.version(), ..Landed::default() });
     }
     let mut held = take_over(&mut table, landing, bounds.len(), (around.clock)()).await?;
-    let mut assignments = Vec::new();
-    for (partition, bounds) in bounds.iter().enumerate() {
-        let partition = TopicPartition::new(&landing.topic, i32::try_from(partition).unwrap_or(i32::MAX));
-        let Some(at) = held.get_mut(&partition) else { continue };
-        let wanted = at.next;
-        if wanted < bounds.earliest {
-            // Before the first commit there is nothing that could have been lost.
-            if wanted > 0 && !landing.record_gaps {
-                return Err(LandingError::Gap { partition, wanted, earliest: bounds.earliest }.into());
-            }
-            if wanted > 0 {
-                info!(%partition, from = wanted, to = bounds.earliest, "gap recorded");
-            }
-            at.next = bounds.earliest;
-        }
-        if wanted > bounds.end {
-            return Err(LandingError::Ahead { partition, wanted, end: bounds.end }.into());
-        }
-        let to = landing.drain.then_some(bounds.end);
-        assignments.push(Assignment { partition, from: at.next, to });
-    }
+    let assignments = assign(landing, &bounds, &mut held)?;
     let mut source = around.broker.source(&assignments).await?;
 
     let mut landed = Landed { version: table.version(), ..Landed::default() };
@@ -255,6 +235,36 @@ async fn take_over(
     Ok(held)
 }
 
+/// What to read of each partition: from where the table stands, if the topic still has that.
+fn assign(
+    landing: &Landing,
+    bounds: &[Bounds],
+    held: &mut BTreeMap<TopicPartition, Held>,
+) -> Result<Vec<Assignment>, LandingError> {
+    let mut assignments = Vec::new();
+    for (partition, bounds) in bounds.iter().enumerate() {
+        let partition = TopicPartition::new(&landing.topic, i32::try_from(partition).unwrap_or(i32::MAX));
+        let Some(at) = held.get_mut(&partition) else { continue };
+        let wanted = at.next;
+        if wanted < bounds.earliest {
+            // Before the first commit there is nothing that could have been lost.
+            if wanted > 0 && !landing.record_gaps {
+                return Err(LandingError::Gap { partition, wanted, earliest: bounds.earliest });
+            }
+            if wanted > 0 {
+                info!(%partition, from = wanted, to = bounds.earliest, "gap recorded");
+            }
+            at.next = bounds.earliest;
+        }
+        if wanted > bounds.end {
+            return Err(LandingError::Ahead { partition, wanted, end: bounds.end });
+        }
+        let to = landing.drain.then_some(bounds.end);
+        assignments.push(Assignment { partition, from: at.next, to });
+    }
+    Ok(assignments)
+}
+
 /// Decodes a micro-batch and commits it: dead letters first, each table with the same offsets.
 async fn commit(
     around: &Around,
@@ -264,7 +274,7 @@ async fn commit(
     held: &mut BTreeMap<TopicPartition, Held>,
     records: &[Record],
 ) -> Result<(u64, u64)> {
-    let decoded = decoder.decode(records).await?;
+    let batch = decoder.decode(records).await?;
     let now = (around.clock)();
     let mut ends: BTreeMap<&TopicPartition, Offset> = BTreeMap::new();
     for record in records {
@@ -284,16 +294,16 @@ async fn commit(
         let index = order.iter().position(|p| Some(p.partition) == letter.partition).unwrap_or_default();
         (index, letter.offset_or_line)
     };
-    let dead = around.dead.keep(&decoded.dead, &commit.txns, identity_of, now).await?;
+    let dead = around.dead.keep(&batch.dead, &commit.txns, identity_of, now).await?;
 
     // Rows go out in the table's own columns: it may have some that the topic no longer fills.
     let mut writer = FileWriter::new(table, table.schema()?, WriteOptions::default(), now);
-    let rows = crate::table::project(&decoded.rows, &table.schema()?, table.name())?;
+    let rows = crate::table::project(&batch.rows, &table.schema()?, table.name())?;
     writer.write(&rows).await?;
     commit.actions.extend(writer.finish().await?.into_iter().map(LogAction::Add));
     commit.info.insert(
         "landing".to_owned(),
-        json!({ "stream": landing.stream, "topic": landing.topic, "ranges": ranges, "dead": decoded.dead.len() }),
+        json!({ "stream": landing.stream, "topic": landing.topic, "ranges": ranges, "dead": batch.dead.len() }),
     );
     commit.metrics = json!({ "numOutputRows": rows.num_rows() });
     table.commit(commit).await?;

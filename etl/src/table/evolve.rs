@@ -52,6 +52,9 @@ fn fits(there: &arrow::datatypes::DataType, field: &FieldRef, table: &TableName)
 }
 
 /// The rows in `schema`'s columns, by name; a column they lack is NULL.
+///
+/// # Errors
+/// [`TableError::Schema`] if a column cannot be cast to the type that `schema` wants.
 pub fn project(rows: &RecordBatch, schema: &SchemaRef, table: &TableName) -> Result<RecordBatch> {
     let failed = |column: &str, why: String| TableError::Schema {
         table: table.to_string(),

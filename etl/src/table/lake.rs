@@ -140,7 +140,7 @@ impl Lake {
 
     /// A path below the root.
     pub fn path(&self, below: &str) -> Path {
-        below.split('/').filter(|part| !part.is_empty()).fold(self.prefix.clone(), |path, part| path.join(part))
+        below.split('/').filter(|part| !part.is_empty()).fold(self.prefix.clone(), Path::join)
     }
 
     /// Proves that the storage refuses to overwrite on a conditional put; commits rest on it.
@@ -179,6 +179,9 @@ impl Lake {
     }
 
     /// All tables, by name. Folders whose names begin with `_` are ours and not tables.
+    ///
+    /// # Errors
+    /// [`TableError::Storage`] if the storage cannot be listed.
     pub async fn tables(&self) -> Result<Vec<TableName>> {
         let list = async |path: Option<&Path>| {
             self.store.list_with_delimiter(path).await.map_err(|e| TableError::storage("list", &self.root, e))
@@ -204,6 +207,9 @@ impl Lake {
     }
 
     /// The table at its newest version, or `None` if there is none.
+    ///
+    /// # Errors
+    /// [`TableError::Delta`] if there is a table that cannot be read, [`TableError::Storage`] if the storage fails.
     pub async fn try_table(&self, name: &TableName) -> Result<Option<Table>> {
         let mut delta = DeltaTable::new(self.log_store(name)?);
         match delta.load().await {
@@ -235,6 +241,9 @@ impl Lake {
     }
 
     /// The table as of `version`.
+    ///
+    /// # Errors
+    /// [`TableError::Delta`] if there is no such version, or it cannot be read.
     pub async fn table_at(&self, name: &TableName, version: u64) -> Result<Table> {
         let mut delta = DeltaTable::new(self.log_store(name)?);
         delta.load_version(version).await.map_err(|e| TableError::delta("read an old version of", name, e))?;
@@ -242,6 +251,9 @@ impl Lake {
     }
 
     /// The table as of the newest version committed at or before `at`.
+    ///
+    /// # Errors
+    /// [`TableError::Delta`] if the table cannot be read as of then.
     pub async fn table_as_of(&self, name: &TableName, at: chrono::DateTime<chrono::Utc>) -> Result<Table> {
         let mut delta = DeltaTable::new(self.log_store(name)?);
         delta.load_with_datetime(at).await.map_err(|e| TableError::delta("read an old version of", name, e))?;
@@ -249,6 +261,10 @@ impl Lake {
     }
 
     /// The table, created empty with `schema` if there is none. `properties` are Delta table properties.
+    ///
+    /// # Errors
+    /// [`TableError::Lake`] if `schema` has a type that Delta lacks; otherwise as [`Lake::try_table`], and
+    /// [`TableError::Delta`] if the table cannot be created.
     pub async fn ensure(&self, name: &TableName, schema: &Schema, properties: &[(&str, &str)]) -> Result<Table> {
         if let Some(table) = self.try_table(name).await? {
             return Ok(table);

@@ -120,12 +120,18 @@ impl Table {
     }
 
     /// Moves on to the newest version.
+    ///
+    /// # Errors
+    /// [`TableError::Delta`] if the log cannot be read.
     pub async fn refresh(&mut self) -> Result<()> {
         self.delta.update_state().await.map_err(|e| TableError::delta("read", &self.name, e))?;
         Ok(())
     }
 
     /// The columns in Arrow's types.
+    ///
+    /// # Errors
+    /// [`TableError::Delta`] if a column's type has no form in Arrow.
     pub fn schema(&self) -> Result<SchemaRef> {
         let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
         let schema: arrow::datatypes::Schema = state
@@ -137,6 +143,9 @@ impl Table {
     }
 
     /// The columns as a person reads them.
+    ///
+    /// # Errors
+    /// As [`Table::schema`].
     pub fn fields(&self) -> Result<Vec<Field>> {
         let field = |f: &Arc<arrow::datatypes::Field>| Field {
             name: f.name().clone(),
@@ -147,6 +156,9 @@ impl Table {
     }
 
     /// The progress that `app` committed with its last rows.
+    ///
+    /// # Errors
+    /// [`TableError::Delta`] if the log cannot be read.
     pub async fn txn(&self, app: &str) -> Result<Option<i64>> {
         let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
         let version = state.transaction_version(self.delta.log_store().as_ref(), app).await;
@@ -154,6 +166,9 @@ impl Table {
     }
 
     /// The snapshot's data files.
+    ///
+    /// # Errors
+    /// [`TableError::Delta`] if the table has not been loaded.
     pub fn files(&self) -> Result<Vec<TableFile>> {
         let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
         let file = |view: deltalake::kernel::LogicalFileView| TableFile {
@@ -177,17 +192,23 @@ impl Table {
     }
 
     /// Rows in the snapshot by the files' own counts; `None` if a file has none.
+    ///
+    /// # Errors
+    /// As [`Table::files`].
     pub fn rows(&self) -> Result<Option<u64>> {
         Ok(self.files()?.iter().map(|file| file.rows.map(|n| n as u64)).sum())
     }
 
     /// A provider that reads this version, whatever is committed after.
-    pub async fn provider(&self, session: &SessionState) -> Result<Arc<dyn TableProvider>> {
-        self.scan(session, None, None).await
+    ///
+    /// # Errors
+    /// [`TableError::Delta`] if the files cannot be scanned in `session`.
+    pub fn provider(&self, session: &SessionState) -> Result<Arc<dyn TableProvider>> {
+        self.scan(session, None, None)
     }
 
     /// A provider over some of the files, and with the file's path as a column where `file_column` names one.
-    pub(crate) async fn scan(
+    pub(crate) fn scan(
         &self,
         session: &SessionState,
         files: Option<Vec<String>>,
@@ -211,6 +232,9 @@ impl Table {
     }
 
     /// The newest commits first, at most `limit`.
+    ///
+    /// # Errors
+    /// [`TableError::Delta`] if the log cannot be read.
     pub async fn history(&self, limit: usize) -> Result<Vec<HistoryEntry>> {
         let failed = |e: deltalake::DeltaTableError| TableError::delta("read the history of", &self.name, e);
         let infos: Vec<_> = self.delta.history(Some(limit)).try_collect().await.map_err(failed)?;

@@ -87,7 +87,7 @@ fn bound(groups: &ArrayRef, low: bool) -> Option<Value> {
         }
         DataType::Utf8 => {
             let array = groups.as_string::<i32>();
-            text_bound(if low { min_string(array) } else { max_string(array) }?, low)
+            Some(text_bound(if low { min_string(array) } else { max_string(array) }?, low))
         }
         DataType::Boolean => {
             let array: &BooleanArray = groups.as_boolean();
@@ -101,16 +101,17 @@ fn bound(groups: &ArrayRef, low: bool) -> Option<Value> {
 /// A decimal as a JSON number: exact, or no bound at all where a double could not hold it.
 fn decimal(unscaled: i128, scale: i8) -> Option<Value> {
     let exact = unscaled.unsigned_abs() < (1 << 53);
+    #[expect(clippy::cast_precision_loss, reason = "it is left out where the double would not be exact")]
     let value = unscaled as f64 / 10f64.powi(i32::from(scale));
     exact.then(|| json!(value))
 }
 
 /// A low bound may be cut short; a cut high bound must be raised, so a long one is left out where that is not safe.
-fn text_bound(text: &str, low: bool) -> Option<Value> {
+fn text_bound(text: &str, low: bool) -> Value {
     if text.chars().count() <= TEXT_BOUND {
-        return Some(json!(text));
+        return json!(text);
     }
     let cut: String = text.chars().take(TEXT_BOUND).collect();
     // U+10FFFF sorts after every other character (Delta's own tie breaker).
-    Some(json!(if low { cut } else { format!("{cut}\u{10FFFF}") }))
+    json!(if low { cut } else { format!("{cut}\u{10FFFF}") })
 }

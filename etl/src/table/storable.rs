@@ -16,7 +16,13 @@ pub fn storable(schema: &Schema) -> SchemaRef {
 fn storable_type(data_type: &DataType) -> DataType {
     let inner = |f: &FieldRef| Arc::new(Field::new(f.name(), storable_type(f.data_type()), f.is_nullable()));
     match data_type {
-        DataType::Utf8View | DataType::LargeUtf8 | DataType::Null => DataType::Utf8,
+        DataType::Utf8View
+        | DataType::LargeUtf8
+        | DataType::Null
+        | DataType::Time32(_)
+        | DataType::Time64(_)
+        | DataType::Interval(_)
+        | DataType::Duration(_) => DataType::Utf8,
         DataType::BinaryView | DataType::LargeBinary | DataType::FixedSizeBinary(_) => DataType::Binary,
         DataType::Timestamp(_, _) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
         DataType::Date64 => DataType::Date32,
@@ -29,7 +35,6 @@ fn storable_type(data_type: &DataType) -> DataType {
         }
         DataType::Decimal256(precision, scale) => DataType::Decimal128((*precision).min(38), *scale),
         DataType::Dictionary(_, values) => storable_type(values),
-        DataType::Time32(_) | DataType::Time64(_) | DataType::Interval(_) | DataType::Duration(_) => DataType::Utf8,
         DataType::LargeList(item)
         | DataType::FixedSizeList(item, _)
         | DataType::List(item)

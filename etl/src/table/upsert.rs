@@ -82,7 +82,7 @@ pub async fn upsert(
         let version = Some(table.commit(commit).await?.version);
         return Ok(UpsertOutcome { version, inserted, ..UpsertOutcome::default() });
     }
-    let work = Work::open(engine, table, &staged, key).await?;
+    let work = Work::open(engine, table, &staged, key)?;
     let outcome = work.run(table, &staged, commit, now).await;
     // What was only staged is of no more use; should this fail, vacuum takes it.
     if !matches!(&outcome, Ok((_, true))) {
@@ -113,7 +113,7 @@ fn quote(name: &str) -> String {
 }
 
 impl<'a> Work<'a> {
-    async fn open(engine: &'a Engine, table: &Table, staged: &Staged, key: &str) -> Result<Self> {
+    fn open(engine: &'a Engine, table: &Table, staged: &Staged, key: &str) -> Result<Self> {
         let session = engine.bare_session();
         let context = session.context();
         let state = context.state();
@@ -125,7 +125,7 @@ impl<'a> Work<'a> {
         context.register_udf(row_digest());
 
         let schema = table.schema()?;
-        let current = table.scan(&state, None, Some("__file")).await?;
+        let current = table.scan(&state, None, Some("__file"))?;
         let register = |name: &str, provider| {
             use datafusion::catalog::SchemaProvider as _;
             tables.register_table(name.to_owned(), provider).map(drop).map_err(failed)
@@ -217,7 +217,7 @@ impl<'a> Work<'a> {
             let provider: Arc<dyn datafusion::catalog::TableProvider> = if touched.is_empty() {
                 Arc::new(MemTable::try_new(Arc::clone(&self.schema), vec![vec![]]).map_err(|e| self.engine.failed(e))?)
             } else {
-                table.scan(&state, Some(touched.iter().cloned().collect()), None).await?
+                table.scan(&state, Some(touched.iter().cloned().collect()), None)?
             };
             self.tables.register_table("touched".to_owned(), provider).map_err(|e| self.engine.failed(e))?;
         }

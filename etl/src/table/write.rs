@@ -271,6 +271,9 @@ fn encode_group(
 }
 
 /// Writes one batch as one file; `None` for an empty one.
+///
+/// # Errors
+/// As [`FileWriter::write`].
 pub async fn write_file(table: &Table, batch: &RecordBatch, now: DateTime<Utc>) -> Result<Option<Add>> {
     let mut writer = FileWriter::new(table, batch.schema(), WriteOptions::default(), now);
     writer.write(batch).await?;

@@ -32,8 +32,8 @@ pub use kind::{KeySpec, KindSpec, Shape};
 pub use load::Loaded;
 pub use problem::{Problem, Related, Severity};
 pub use schema::schema;
-pub(crate) use settings::check_rendered;
 pub use settings::parse_duration;
+pub(crate) use settings::settle_rendered;
 
 /// One DAG: tasks, their order, and what starts a run of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -68,14 +68,19 @@ pub(super) fn article(value: &Value) -> &'static str {
     }
 }
 
-/// Checks rendered settings against their kind.
+/// Checks rendered settings against their kind, and makes a list of one where a list was written as one string: tasks
+/// see lists only.
 ///
 /// # Errors
 /// One sentence about the first setting that does not fit.
-pub(crate) fn check_rendered(kind: &KindSpec, settings: &Map<String, Value>) -> Result<(), String> {
+pub(crate) fn settle_rendered(kind: &KindSpec, settings: &mut Map<String, Value>) -> Result<(), String> {
     for key in kind.keys {
-        if let Some(trouble) = settings.get(key.name).and_then(|value| misfit(key.shape, value, true)) {
+        let Some(value) = settings.get_mut(key.name) else { continue };
+        if let Some(trouble) = misfit(key.shape, value, true) {
             return Err(format!("`{}`: {trouble}", key.name));
+        }
+        if key.shape == Shape::ListOfText && value.is_string() {
+            *value = Value::Array(vec![value.take()]);
         }
     }
     Ok(())

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -26,6 +26,9 @@ const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
 
 /// How long a writer waits for another.
 const BUSY: Duration = Duration::from_secs(30);
+
+/// How often a new file is tried again while others set it up.
+const STEP: Duration = Duration::from_millis(10);
 
 const RUN: &str = "id, dag, key, state, cause_json, interval_start, interval_end, params_json, options_json, revision, owner, queued_at, started_at, ended_at, error_json, number";
 const TASK: &str =
@@ -89,7 +92,7 @@ impl SqliteHistory {
 /// Sets the connection up and runs the migrations that are missing; returns the format found or made.
 fn migrate(connection: &mut Connection) -> Sql<i64> {
     connection.busy_timeout(BUSY)?;
-    connection.pragma_update(None, "journal_mode", "wal")?;
+    write_ahead(connection)?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.set_prepared_statement_cache_capacity(64);
@@ -103,6 +106,23 @@ fn migrate(connection: &mut Connection) -> Sql<i64> {
     }
     transaction.commit()?;
     Ok(version)
+}
+
+/// Turns a new file to WAL, which it then is for good.
+///
+/// That needs the file alone, and `SQLite` does not call the busy handler for it, because it holds a read lock by then:
+/// of several that open a new file at once all but one would fail. So this waits by itself, as long as a writer would.
+fn write_ahead(connection: &Connection) -> Sql<()> {
+    let mut waited = Duration::ZERO;
+    loop {
+        match connection.pragma_update(None, "journal_mode", "wal") {
+            Err(error) if waited < BUSY && error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                std::thread::sleep(STEP);
+                waited += STEP;
+            }
+            done => return done,
+        }
+    }
 }
 
 impl History for SqliteHistory {

@@ -79,7 +79,7 @@ impl Task for Scripted {
             "panic" => panic!("scripted panic"),
             "hang" => {
                 context.cancel.cancelled().await;
-                Err(TaskError::new("X0004", "told to stop", Retry::Later))
+                Err(TaskError::new("X0001", "told to stop", Retry::Later))
             }
             "deaf" => std::future::pending().await,
             "log" => {
