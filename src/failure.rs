@@ -271,7 +271,7 @@ const VERBS: &[&str] = &[
 ];
 
 /// The text of a failure of `etl` as a sentence.
-fn sentence(text: &str) -> String {
+pub(crate) fn sentence(text: &str) -> String {
     match text.split_once(' ') {
         Some((verb, _)) if VERBS.contains(&verb) => format!("cannot {text}"),
         _ => text.to_owned(),

@@ -18,6 +18,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failed, Kind, Work, count, key, read, required, with_default};
+use crate::failure::sentence;
 use crate::lakehouse::Lakehouse;
 use crate::metrics::Metrics;
 
@@ -167,7 +168,7 @@ impl Work for Settings {
                     }
                 }
                 Ok((topic, Err(error))) => {
-                    context.log.line(format!("{topic}: cannot {error}"));
+                    context.log.line(format!("{topic}: {}", sentence(&error.to_string())));
                     failed.get_or_insert(Failed::from(error));
                 }
                 Err(panic) => {
