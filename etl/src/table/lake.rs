@@ -250,14 +250,19 @@ impl Lake {
         Ok(Table::new(name.clone(), delta))
     }
 
-    /// The table as of the newest version committed at or before `at`.
+    /// The table as of the newest version committed at or before `at`, by the times that its history shows.
     ///
     /// # Errors
-    /// [`TableError::Delta`] if the table cannot be read as of then.
+    /// [`TableError::Delta`] if the table cannot be read as of then, or if `at` is before its first version.
     pub async fn table_as_of(&self, name: &TableName, at: chrono::DateTime<chrono::Utc>) -> Result<Table> {
-        let mut delta = DeltaTable::new(self.log_store(name)?);
-        delta.load_with_datetime(at).await.map_err(|e| TableError::delta("read an old version of", name, e))?;
-        Ok(Table::new(name.clone(), delta))
+        match self.table(name).await?.version_as_of(at).await? {
+            Ok(version) => self.table_at(name, version).await,
+            Err(first) => {
+                let first = first.map_or_else(|| "unknown".to_owned(), |at| at.to_rfc3339());
+                let none = DeltaTableError::Generic(format!("its first version known is of {first}"));
+                Err(TableError::delta("read an old version of", name, none).into())
+            }
+        }
     }
 
     /// The table, created empty with `schema` if there is none. `properties` are Delta table properties.

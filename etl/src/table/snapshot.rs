@@ -10,7 +10,7 @@ use deltalake::delta_datafusion::DeltaScanConfig;
 use deltalake::kernel::Remove;
 use deltalake::kernel::engine::arrow_conversion::TryIntoArrow as _;
 use deltalake::logstore::LogStoreRef;
-use futures::TryStreamExt as _;
+use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 
 use super::error::TableError;
@@ -245,7 +245,35 @@ impl Table {
             operation: info.operation.unwrap_or_default(),
             metrics: info.info.get("operationMetrics").cloned().unwrap_or(serde_json::Value::Null),
         };
-        Ok(infos.into_iter().enumerate().map(entry).collect())
+        let mut entries: Vec<_> = infos.into_iter().enumerate().map(entry).collect();
+        // Clocks differ and a commit bears the time its work began: a version is never older than the one before it.
+        let mut latest = None;
+        for entry in entries.iter_mut().rev() {
+            entry.at = entry.at.max(latest);
+            latest = entry.at;
+        }
+        Ok(entries)
+    }
+
+    /// The newest version committed at or before `at`, where no version is older than the one before it; else the
+    /// time of the oldest version known.
+    pub(crate) async fn version_as_of(
+        &self,
+        at: DateTime<Utc>,
+    ) -> Result<std::result::Result<u64, Option<DateTime<Utc>>>> {
+        let failed = |e: deltalake::DeltaTableError| TableError::delta("read the history of", &self.name, e);
+        let mut infos = std::pin::pin!(self.delta.history(None).enumerate());
+        let (mut found, mut oldest) = (None, None);
+        while let Some((n, info)) = infos.next().await {
+            oldest = info.map_err(failed)?.timestamp.and_then(DateTime::from_timestamp_millis);
+            if oldest.is_some_and(|committed| committed > at) {
+                // This one and all after it came too late.
+                found = None;
+            } else {
+                found = found.or(Some(self.version().saturating_sub(n as u64)));
+            }
+        }
+        Ok(found.ok_or(oldest))
     }
 }
 
