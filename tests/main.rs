@@ -1,9 +1,16 @@
 //! The tour: what the real `tidemill` does, one file per chapter, to be read from top to bottom.
 #![expect(clippy::unwrap_used, reason = "helpers of tests; the lint's own exception covers test functions only")]
 
+mod a_first_run;
 mod a_wall;
+mod b_hostile_catalogues;
+mod d_time_travel;
+mod f_foreign_schemas;
+mod g_broken_dags;
+mod i_killed_anywhere;
 mod j_what_errors_look_like;
 mod k_the_services;
+mod project;
 
 use std::path::Path;
 use std::process::{Command, Output};
