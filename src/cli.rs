@@ -62,7 +62,7 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Runs(Runs),
     /// Print what the tasks of a run logged
-    #[command(after_help = "Example: tidemill logs 0192f3a1 land")]
+    #[command(after_help = "Example: tidemill logs consumer_events-20260105 land")]
     Logs {
         /// The run, or the first letters of its id
         run: String,
@@ -184,7 +184,7 @@ pub(crate) enum Dags {
         id: String,
     },
     /// Run a DAG here and now; the exit code says how it went
-    #[command(after_help = "Example: tidemill dags run movies_catalog --param file=data/inbox/Movies.txt")]
+    #[command(after_help = "Example: tidemill dags run movies_catalog --param file=data/Movies.txt")]
     Run {
         /// The DAG
         id: String,
@@ -196,7 +196,7 @@ pub(crate) enum Dags {
         drain: bool,
     },
     /// Ask the running `tidemill up` for a run
-    #[command(after_help = "Example: tidemill dags trigger movies_catalog --param file=data/inbox/Movies.txt")]
+    #[command(after_help = "Example: tidemill dags trigger movies_catalog --param file=data/Movies.txt")]
     Trigger {
         /// The DAG
         id: String,
@@ -220,7 +220,7 @@ pub(crate) enum Runs {
         limit: usize,
     },
     /// Show one run: its tasks, attempts and times
-    #[command(after_help = "Example: tidemill runs show 0192f3a1")]
+    #[command(after_help = "Example: tidemill runs show consumer_events-20260105")]
     Show {
         /// The run, or the first letters of its id
         run: String,
@@ -234,13 +234,13 @@ pub(crate) enum Topics {
     #[command(after_help = "Example: tidemill topics list")]
     List,
     /// Show the partitions of a topic and what is left of each
-    #[command(after_help = "Example: tidemill topics show user_sign_in")]
+    #[command(after_help = "Example: tidemill topics show sign_in_topic")]
     Show {
         /// The topic
         topic: String,
     },
     /// Print records, decoded
-    #[command(after_help = "Example: tidemill topics tail user_sign_in --limit 3")]
+    #[command(after_help = "Example: tidemill topics tail sign_in_topic --limit 3")]
     Tail {
         /// The topic
         topic: String,
@@ -252,7 +252,7 @@ pub(crate) enum Topics {
         limit: usize,
     },
     /// Create a topic; one that exists is left as it is
-    #[command(after_help = "Example: tidemill topics create user_sign_in --partitions 4")]
+    #[command(after_help = "Example: tidemill topics create sign_in_topic --partitions 4")]
     Create {
         /// The topic
         topic: String,
@@ -261,7 +261,9 @@ pub(crate) enum Topics {
         partitions: i32,
     },
     /// Write records: one per line, from a file or standard input
-    #[command(after_help = "Example: echo '{\"user_id\":\"7\"}' | tidemill topics produce user_sign_in --key user_id")]
+    #[command(
+        after_help = "Example: echo '{\"timestamp\":\"2026-01-05T10:00:00Z\",\"event_name\":\"sign_in\",\"user_id\":\"7\"}' | tidemill topics produce sign_in_topic --key user_id"
+    )]
     Produce {
         /// The topic
         topic: String,
@@ -293,13 +295,13 @@ pub(crate) enum Schemas {
     #[command(after_help = "Example: tidemill schemas list")]
     List,
     /// Show the versions of a subject
-    #[command(after_help = "Example: tidemill schemas show user_sign_in-value")]
+    #[command(after_help = "Example: tidemill schemas show sign_in_topic-value")]
     Show {
         /// The subject
         subject: String,
     },
     /// Register a schema
-    #[command(after_help = "Example: tidemill schemas add user_sign_in-value old.avsc --id 100002")]
+    #[command(after_help = "Example: tidemill schemas add sign_in_topic-value old.avsc --id 100002")]
     Add {
         /// The subject
         subject: String,
@@ -310,7 +312,7 @@ pub(crate) enum Schemas {
         id: Option<u32>,
     },
     /// Say whether a schema can follow the latest of its subject
-    #[command(after_help = "Example: tidemill schemas check user_sign_in-value schemas/user_sign_in.avsc")]
+    #[command(after_help = "Example: tidemill schemas check sign_in_topic-value schemas/sign_in_topic.avsc")]
     Check {
         /// The subject
         subject: String,
@@ -442,7 +444,7 @@ pub(crate) enum DeadLetters {
         limit: usize,
     },
     /// Show one dead letter with its raw bytes
-    #[command(after_help = "Example: tidemill dead-letters show user_sign_in/0/4181")]
+    #[command(after_help = "Example: tidemill dead-letters show sign_in_topic/0/4181")]
     Show {
         /// Its id
         id: String,
@@ -484,7 +486,7 @@ mod tests {
 
     #[test]
     fn a_directory_works_before_and_after_the_command() {
-        for line in [["tidemill", "-C", "x", "plan"], ["tidemill", "plan", "-C", "x"]] {
+        for line in [["tidemill", "-C", "x", "health"], ["tidemill", "health", "-C", "x"]] {
             assert_eq!(Cli::try_parse_from(line).unwrap().global.directory, Some(PathBuf::from("x")));
         }
     }

@@ -6,14 +6,15 @@ use std::io::{self, IsTerminal as _, Write};
 use std::time::{Duration, Instant};
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
-use unicode_width::UnicodeWidthStr as _;
+use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
 use crate::cli::Global;
 use crate::failure::{Exit, Failure, Parts, Result};
-use crate::settings::Environment;
+use crate::settings::{ByteSize, Environment};
+use crate::tasks::count;
 
 /// Where everything a person reads goes through. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub(crate) struct Report {
     json: bool,
     quiet: bool,
     colour: bool,
+    /// How wide a table may be; `None` where standard output is no terminal.
+    width: Option<usize>,
     /// Hidden where standard error is no terminal, or log lines would come between.
     bars: MultiProgress,
 }
@@ -36,6 +39,7 @@ impl Report {
             quiet: global.quiet,
             // https://no-color.org
             colour: terminal && !environment.has("NO_COLOR"),
+            width: console::Term::stdout().size_checked().map(|(_, columns)| usize::from(columns)),
             bars: MultiProgress::with_draw_target(target),
         }
     }
@@ -52,7 +56,7 @@ impl Report {
     pub(crate) fn rows<T: Serialize>(&self, rows: &[T]) -> Result<()> {
         let rows = rows.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>();
         let rows = rows.map_err(|error| Failure::bug(format!("rows are no JSON: {error}")))?;
-        if self.json { self.line(&Value::Array(rows).to_string()) } else { self.text(&table(&rows)) }
+        if self.json { self.line(&Value::Array(rows).to_string()) } else { self.text(&table(&rows, self.width)) }
     }
 
     /// Prints one thing: its fields one below the other for people, an object with `--json`.
@@ -64,7 +68,7 @@ impl Report {
         match &value {
             Value::Object(fields) if !self.json => {
                 let width = fields.keys().map(|name| name.width()).max().unwrap_or(0);
-                let lines = fields.iter().map(|(name, value)| format!("{name:width$}  {}\n", cell(value)));
+                let lines = fields.iter().map(|(name, value)| format!("{name:width$}  {}\n", cell(name, value)));
                 self.text(&lines.collect::<String>())
             }
             _ => self.line(&value.to_string()),
@@ -231,12 +235,27 @@ fn style(total: Option<u64>, unit: Unit) -> ProgressStyle {
     let template = match (total, unit) {
         (None, Unit::Things) => "{spinner} {msg} {elapsed}",
         (None, Unit::Bytes) => "{spinner} {msg} {decimal_bytes} {decimal_bytes_per_sec} {elapsed}",
-        (Some(_), Unit::Things) => "{msg} {bar:24} {human_pos}/{human_len} {per_sec} ETA {eta}",
+        (Some(_), Unit::Things) => "{msg} {bar:24} {human_pos}/{human_len} {rate} ETA {eta}",
         (Some(_), Unit::Bytes) => {
             "{msg} {bar:24} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} ETA {eta}"
         }
     };
-    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_spinner()).progress_chars("━━─")
+    ProgressStyle::with_template(template)
+        .unwrap_or_else(|_| ProgressStyle::default_spinner())
+        .with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+            // A line that cannot be drawn is drawn again.
+            out.write_str(&rate(state.per_sec())).unwrap_or_default();
+        })
+        .progress_chars("━━─")
+}
+
+/// A rate as a person says it: `5.6/s`, `20,175/s`.
+fn rate(per_second: f64) -> String {
+    match per_second {
+        0.0..10.0 => format!("{per_second:.1}/s"),
+        10.0.. => format!("{}/s", count(format!("{per_second:.0}").parse().unwrap_or(0))),
+        _ => String::new(),
+    }
 }
 
 /// A length of time as a person says it: `0.4 s`, `12 s`, `3 min 20 s`.
@@ -325,31 +344,49 @@ fn failure_json(failure: &Failure) -> String {
     format!("{}\n", json!({ "errors": each.collect::<Vec<_>>() }))
 }
 
-/// Rows of objects as columns: names above, numbers to the right.
-fn table(rows: &[Value]) -> String {
+/// Rows of objects as columns: names above, numbers to the right. Where a terminal is not wide enough, texts of the last
+/// column go on below, and those of others are cut.
+fn table(rows: &[Value], most: Option<usize>) -> String {
     let Some(Value::Object(first)) = rows.first() else { return String::new() };
     let columns: Vec<&String> = first.keys().collect();
     let cells: Vec<Vec<String>> =
-        rows.iter().map(|row| columns.iter().map(|name| cell(&row[name.as_str()])).collect()).collect();
+        rows.iter().map(|row| columns.iter().map(|name| cell(name, &row[name.as_str()])).collect()).collect();
     let right: Vec<bool> = columns
         .iter()
         .map(|name| rows.iter().all(|row| row[name.as_str()].is_number() || row[name.as_str()].is_null()))
         .collect();
-    let widths: Vec<usize> = columns
+    let mut widths: Vec<usize> = columns
         .iter()
         .enumerate()
         .map(|(index, name)| cells.iter().map(|row| row[index].width()).max().unwrap_or(0).max(name.width()))
         .collect();
+    if let Some(most) = most {
+        narrow(&mut widths, &right, most);
+    }
     let mut text = String::new();
+    let last = columns.len() - 1;
     let mut line = |cells: &mut dyn Iterator<Item = &String>| {
         let mut out = String::new();
+        let mut below = Vec::new();
         for (index, cell) in cells.enumerate() {
+            let cell = if index == last && !right[index] {
+                let mut parts = wrapped(cell, widths[index]).into_iter();
+                let first = parts.next().unwrap_or_default();
+                below = parts.collect();
+                first
+            } else {
+                cut(cell, widths[index])
+            };
             let pad = " ".repeat(widths[index].saturating_sub(cell.width()));
             out.push_str(if index > 0 { "  " } else { "" });
-            out.extend(if right[index] { [pad.as_str(), cell] } else { [cell, pad.as_str()] });
+            out.extend(if right[index] { [pad.as_str(), &cell] } else { [cell.as_str(), &pad] });
         }
         text.push_str(out.trim_end());
         text.push('\n');
+        let indent = widths.iter().take(last).sum::<usize>() + 2 * last;
+        for part in below {
+            text.extend([" ".repeat(indent).as_str(), &part, "\n"]);
+        }
     };
     line(&mut columns.iter().copied());
     for row in &cells {
@@ -358,12 +395,79 @@ fn table(rows: &[Value]) -> String {
     text
 }
 
-fn cell(value: &Value) -> String {
+/// The narrowest that a column of texts is made: the last one, whose texts go on below, and any other.
+const NARROW: [usize; 2] = [32, 12];
+
+/// Takes from the last column, then from the widest columns of texts, until all fit or nothing is left to take. The first
+/// column is not touched: it names the row.
+fn narrow(widths: &mut [usize], numbers: &[bool], most: usize) {
+    let gaps = 2 * widths.len().saturating_sub(1);
+    let mut excess = (widths.iter().sum::<usize>() + gaps).saturating_sub(most);
+    if let ([_, .., last], [.., false]) = (&mut *widths, numbers) {
+        let taken = excess.min(last.saturating_sub(NARROW[0]));
+        *last -= taken;
+        excess -= taken;
+    }
+    for _ in 0..excess {
+        let texts = widths.iter_mut().zip(numbers).skip(1).filter(|(width, number)| !**number && **width > NARROW[1]);
+        let Some((widest, _)) = texts.max_by_key(|(width, _)| **width) else { return };
+        *widest -= 1;
+    }
+}
+
+/// A text as lines of at most `width` columns, broken between words; a longer word is cut.
+fn wrapped(text: &str, width: usize) -> Vec<String> {
+    if text.width() <= width {
+        return vec![text.to_owned()];
+    }
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let fits = lines.last().is_none_or(|line| line.is_empty() || line.width() + 1 + word.width() <= width);
+        if !fits {
+            lines.push(String::new());
+        }
+        let Some(line) = lines.last_mut() else { continue };
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(&cut(word, width));
+    }
+    lines
+}
+
+/// A text of at most `width` columns, with `…` for what is missing.
+fn cut(text: &str, width: usize) -> String {
+    if text.width() <= width {
+        return text.to_owned();
+    }
+    let mut out = String::new();
+    let mut taken = 1;
+    for c in text.chars() {
+        taken += c.width().unwrap_or(0);
+        if taken > width {
+            break;
+        }
+        out.push(c);
+    }
+    out.push('…');
+    out
+}
+
+/// A value as people read it; what it is follows from the column's name, which `--json` shows with the plain value.
+fn cell(name: &str, value: &Value) -> String {
+    match (name, value.as_u64(), value.as_f64()) {
+        ("bytes", Some(bytes), _) => return ByteSize(bytes).to_string(),
+        ("rows" | "records", Some(number), _) => return count(number),
+        ("seconds", _, Some(seconds)) => return format!("{seconds:.1}"),
+        _ => {}
+    }
     match value {
+        Value::Bool(true) => "yes".to_owned(),
+        Value::Bool(false) => "no".to_owned(),
         Value::Null => "–".to_owned(),
         Value::String(text) => clean(text),
         Value::Array(items) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
-            items.iter().map(cell).collect::<Vec<_>>().join(", ")
+            items.iter().map(|item| cell("", item)).collect::<Vec<_>>().join(", ")
         }
         other => clean(&other.to_string()),
     }
@@ -422,8 +526,27 @@ mod tests {
     fn tables_align_and_data_cannot_steer_the_terminal() {
         let rows = [json!({"name": "a\x1b[2J", "rows": 7}), json!({"name": "日本", "rows": null})];
 
-        assert_eq!(table(&rows), "name        rows\na\\u{1b}[2J     7\n日本           –\n");
-        assert_eq!(table(&[]), "");
+        assert_eq!(table(&rows, None), "name        rows\na\\u{1b}[2J     7\n日本           –\n");
+        assert_eq!(table(&[], None), "");
+    }
+
+    #[test]
+    fn long_texts_are_made_to_fit_a_terminal() {
+        let rows = [
+            json!({"a name that is long": "x", "why": "a text too long for it", "about": "日本 and a text that is longer than it may be"}),
+        ];
+
+        let narrow = table(&rows, Some(52));
+
+        let expected = [
+            "a name that is long  why              about",
+            "x                    a text too lon…  日本 and a",
+            "                                      text that is",
+            "                                      longer than it",
+            "                                      may be",
+        ];
+        assert_eq!(narrow.lines().collect::<Vec<_>>(), expected);
+        assert!(table(&rows, None).contains("too long for it"));
     }
 
     #[test]

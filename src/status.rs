@@ -76,7 +76,7 @@ pub(crate) fn triggers(dag: &Dag) -> Vec<String> {
         .map(|trigger| match trigger {
             Trigger::Cron(cron) => format!("at `{}` ({})", cron.schedule.expression(), cron.schedule.zone()),
             Trigger::File(file) => format!("when `{}` arrives", file.path),
-            Trigger::Continuous => "again and again".to_owned(),
+            Trigger::Continuous => "continuously".to_owned(),
         })
         .collect()
 }

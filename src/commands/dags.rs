@@ -18,11 +18,20 @@ use crate::tasks::specs;
 #[derive(Serialize)]
 struct Row {
     dag: String,
-    about: String,
+    state: Option<&'static str>,
     starts: String,
+    about: String,
     tasks: usize,
     last_run: Option<String>,
-    state: Option<&'static str>,
+}
+
+/// What of a [`Row`] people want to see at once; the rest is in `dags show` and `runs list`.
+#[derive(Serialize)]
+struct Short<'a> {
+    dag: &'a str,
+    last_run: &'a str,
+    starts: &'a str,
+    about: &'a str,
 }
 
 #[derive(Serialize)]
@@ -52,7 +61,17 @@ pub(super) async fn run(context: &Context, command: &Dags) -> Result<Exit> {
                     last_run: last.map(|run| run.id),
                 });
             }
-            context.report.rows(&rows)?;
+            if context.report.json() {
+                context.report.rows(&rows)?;
+            } else {
+                let short = rows.iter().map(|row| Short {
+                    dag: &row.dag,
+                    last_run: row.state.unwrap_or("none yet"),
+                    starts: &row.starts,
+                    about: &row.about,
+                });
+                context.report.rows(&short.collect::<Vec<_>>())?;
+            }
             match runner.problems() {
                 None => Ok(Exit::Done),
                 Some(problems) => Err(problems),
@@ -125,7 +144,10 @@ fn show(context: &Context, dag: &Dag) -> Result<()> {
         kind: task.kind.clone(),
         after: task.after.join(", "),
         retries: task.retry.retries,
-        about: task.about.clone(),
+        about: match task.about.as_str() {
+            "" => specs().iter().find(|spec| spec.name == task.kind).map_or("", |spec| spec.about).to_owned(),
+            about => about.to_owned(),
+        },
     };
     context.report.rows(&dag.tasks.iter().map(row).collect::<Vec<_>>())
 }

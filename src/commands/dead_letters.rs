@@ -10,6 +10,9 @@ pub(super) async fn run(context: &Context, command: &DeadLetters) -> Result<Exit
     let house = Lakehouse::new(context.project()?);
     let name = tidemill_etl::table::TableName::new("bronze", "dead_letters");
     if house.lake().await?.try_table(&name).await?.is_none() {
+        if context.report.json() {
+            context.report.line("[]")?;
+        }
         context.report.note("there are no dead letters");
         return Ok(Exit::Done);
     }

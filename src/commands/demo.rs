@@ -1,4 +1,5 @@
 //! `tidemill demo`: the whole sample project on embedded parts, and what it found.
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use serde_json::{Map, Value, json};
 use tidemill_etl::output;
 
-use super::{Context, init, up};
+use super::{Context, init, program, up};
 use crate::cli::Demo;
 use crate::failure::{Exit, Result};
 use crate::lakehouse::Lakehouse;
@@ -16,22 +17,25 @@ use crate::project::Project;
 use crate::report::seconds;
 use crate::runner::{Runner, exit_of, failure_of};
 use crate::settings::FILE;
+use crate::tasks::count;
 
 /// Where it works if nobody says.
 const FOLDER: &str = "tidemill-demo";
 /// The sample catalogue of the project.
 const CATALOGUE: &str = "data/Movies.txt";
 
-/// What a person would want to see: a title and a query.
+/// What a person would want to see: a title and a query. All fit a terminal of 100 columns.
 const SHOWN: [(&str, &str); 8] = [
     (
         "Dearest items",
-        "SELECT item_id, title, list_price, list_price_currency AS currency FROM silver.movies \
+        "SELECT item_id, CASE WHEN character_length(title) > 60 THEN left(title, 59) || '…' ELSE title END AS title, \
+         list_price, list_price_currency AS currency FROM silver.movies \
          WHERE list_price IS NOT NULL ORDER BY list_price DESC, item_id LIMIT 5",
     ),
     (
         "Cheapest items",
-        "SELECT item_id, title, list_price, list_price_currency AS currency FROM silver.movies \
+        "SELECT item_id, CASE WHEN character_length(title) > 60 THEN left(title, 59) || '…' ELSE title END AS title, \
+         list_price, list_price_currency AS currency FROM silver.movies \
          WHERE list_price IS NOT NULL ORDER BY list_price, item_id LIMIT 5",
     ),
     (
@@ -46,7 +50,8 @@ const SHOWN: [(&str, &str); 8] = [
     ),
     (
         "Top sales",
-        "SELECT movie_id, title, units, total_sales, aggregated_at FROM gold.movie_sales \
+        "SELECT movie_id, CASE WHEN character_length(title) > 40 THEN left(title, 39) || '…' ELSE title END AS title, \
+         units, total_sales, date_trunc('second', aggregated_at) AS aggregated_at FROM gold.movie_sales \
          ORDER BY total_sales DESC, movie_id LIMIT 5",
     ),
     (
@@ -84,6 +89,7 @@ pub(super) async fn run(context: &Context, demo: &Demo) -> Result<Exit> {
         ("user_events", Map::new()),
         ("consumer_events", Map::new()),
     ];
+    let mut done: BTreeMap<String, Value> = BTreeMap::new();
     for (dag, params) in steps {
         let report = runner.run(&context.report, dag, params, true, &context.stop).await?;
         if let Some(failure) = failure_of(&report) {
@@ -92,7 +98,18 @@ pub(super) async fn run(context: &Context, demo: &Demo) -> Result<Exit> {
         if exit_of(&report) != Exit::Done {
             return Ok(exit_of(&report));
         }
+        let results =
+            report.tasks.into_iter().map(|task| (format!("{dag}.{}", task.instance.task), task.instance.result));
+        done.extend(results);
     }
+    let counted = |task: &str, what: &str| count(done.get(task).and_then(|result| result[what].as_u64()).unwrap_or(0));
+    let loaded = counted("consumer_events.load", "rows");
+    context.report.note(format_args!(
+        "\nprocessed {} items, {} new events and {} new records; {loaded} rows went into the warehouse",
+        counted("movies_catalog.land", "items"),
+        counted("user_events.generate", "events"),
+        counted("consumer_events.land", "rows"),
+    ));
     let (engine, _) = house.engine_with_models().await?;
     let mut results = Map::new();
     for (title, sql) in SHOWN {
@@ -113,7 +130,8 @@ pub(super) async fn run(context: &Context, demo: &Demo) -> Result<Exit> {
     }
     let shown = project.root.display();
     context.report.note(format_args!("\nall of it took {took}; the project is in {shown}"));
-    context.report.note(format_args!("try: tidemill -C {shown} query \"select * from gold.user_segments limit 5\""));
+    let query = "select * from gold.user_segments limit 5";
+    context.report.note(format_args!("try: {} -C {shown} query \"{query}\"", program()));
     if demo.exit {
         return Ok(Exit::Done);
     }

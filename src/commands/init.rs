@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Context;
+use super::{Context, program};
 use crate::embedded::PROJECT;
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::FILE;
@@ -35,7 +35,11 @@ pub(super) fn run(context: &Context, dir: &Path) -> Result<Exit> {
         context.report.note(format_args!("kept {kept}, which was there"));
     }
     context.report.note(format_args!("wrote {} files to {}", written.written, dir.display()));
-    context.report.note(format_args!("next: tidemill -C {} up", dir.display()));
+    let (shown, program) = (dir.display(), program());
+    context.report.note(format_args!("next: {program} -C {shown} up"));
+    context.report.note("and while it runs, to give it something to do:");
+    context.report.note(format_args!("  cp {shown}/data/Movies.txt {shown}/data/inbox/"));
+    context.report.note(format_args!("  {program} -C {shown} dags trigger user_events"));
     Ok(Exit::Done)
 }
 
@@ -46,6 +50,9 @@ pub(super) fn run(context: &Context, dir: &Path) -> Result<Exit> {
 pub(crate) fn write_project(dir: &Path) -> Result<Written> {
     let mut result = Written::default();
     fs::create_dir_all(dir).map_err(|error| Failure::io(&error, "create", dir))?;
+    // Empty, so no file of the project brings it: where new files are watched for.
+    let inbox = dir.join("data/inbox");
+    fs::create_dir_all(&inbox).map_err(|error| Failure::io(&error, "create", &inbox))?;
     let (settings, others): (Vec<_>, Vec<_>) = PROJECT.iter().partition(|(name, _)| *name == FILE);
     for (name, content) in others.into_iter().chain(settings) {
         let path = dir.join(name);

@@ -47,6 +47,11 @@ impl Context {
     }
 }
 
+/// How this program was called, so that a hint can be typed as it stands.
+fn program() -> String {
+    std::env::args().next().unwrap_or_else(|| "tidemill".to_owned())
+}
+
 /// Runs one command.
 pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit> {
     match command {

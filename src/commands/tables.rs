@@ -46,7 +46,9 @@ pub(super) async fn run(context: &Context, command: &Tables) -> Result<Exit> {
             } else {
                 context.report.rows(&fields)?;
                 let rows = rows.map_or_else(String::new, |rows| format!("{} rows, ", crate::tasks::count(rows)));
-                context.report.note(format_args!("{shown} version {version}: {rows}{files} files, {bytes} bytes"));
+                let files = if files == 1 { "1 file".to_owned() } else { format!("{files} files") };
+                let size = crate::settings::ByteSize(u64::try_from(bytes).unwrap_or(0));
+                context.report.note(format_args!("{shown} version {version}: {rows}{files}, {size}"));
             }
         }
         Tables::History { table } => {

@@ -75,7 +75,7 @@ async fn health_metrics_and_the_page_answer() {
     assert!(answers[0].starts_with("HTTP/1.1 200") && answers[0].contains("\"status\":\"ok\""), "{}", answers[0]);
     assert!(answers[1].contains("# TYPE tidemill_uptime_seconds gauge"), "{}", answers[1]);
     assert!(
-        answers[2].contains("gold.sales") && answers[2].contains("8701") && answers[2].contains("run19"),
+        answers[2].contains("gold.sales") && answers[2].contains("8,701") && answers[2].contains("run19"),
         "{}",
         answers[2]
     );
