@@ -1,5 +1,5 @@
 //! One contract for every store, and what is special about a file.
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 
 use tidemill_orchestrator::history::{History, RunFilter};
 use tidemill_orchestrator::testkit::history_contract;
@@ -36,6 +36,23 @@ fn a_history_of_a_newer_version_is_refused_and_another_file_too() {
     let text = folder.path().join("notes.txt");
     std::fs::write(&text, "not a database, and long enough to be sure about that".repeat(20)).unwrap();
     assert_eq!(SqliteHistory::open(&text).err().unwrap().code(), "D0103");
+}
+
+#[test]
+fn a_new_file_opens_for_all_who_come_at_once() {
+    for _ in 0..20 {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.db");
+        let together = Barrier::new(8);
+        std::thread::scope(|scope| {
+            for _ in 0..8 {
+                scope.spawn(|| {
+                    together.wait();
+                    drop(SqliteHistory::open(&path).unwrap());
+                });
+            }
+        });
+    }
 }
 
 #[test]

@@ -175,6 +175,22 @@ impl Sink for SqliteSink {
     }
 }
 
+/// Turns a new file to WAL. That needs the file alone, and `SQLite` does not call the busy handler for it: of several
+/// loads that make the warehouse at once all but one would fail. So this waits by itself, as long as a load would.
+fn write_ahead(db: &rusqlite::Connection) -> Result<(), rusqlite::Error> {
+    const STEP: Duration = Duration::from_millis(10);
+    let mut waited = Duration::ZERO;
+    loop {
+        match db.pragma_update(None, "journal_mode", "WAL") {
+            Err(error) if waited < PATIENCE && error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+                std::thread::sleep(STEP);
+                waited += STEP;
+            }
+            done => return done,
+        }
+    }
+}
+
 impl Inner {
     fn open(settings: SqliteSettings) -> Result<Self, SinkError> {
         let path = settings.path.clone();
@@ -186,7 +202,7 @@ impl Inner {
         db.busy_timeout(PATIENCE).map_err(failed)?;
         // A file, not memory: the staging table may be larger than memory.
         db.pragma_update(None, "temp_store", "FILE").map_err(failed)?;
-        db.pragma_update(None, "journal_mode", "WAL").map_err(failed)?;
+        write_ahead(&db).map_err(failed)?;
         db.pragma_update(None, "synchronous", "NORMAL").map_err(failed)?;
         db.execute_batch(&format!(
             "CREATE TABLE IF NOT EXISTS {LEDGER} (

@@ -95,7 +95,7 @@ impl Table {
     /// # Errors
     /// [`TableError::Fenced`] if somebody else moved the progress; [`TableError::Conflict`] if somebody else changed
     /// rows or columns under an exclusive commit. In both cases nothing was written. A storage failure that stays
-    /// unknown after [`ATTEMPTS`] looks is returned as such: the next start reads the progress and knows.
+    /// unknown after `ATTEMPTS` looks is returned as such: the next start reads the progress and knows.
     pub async fn commit(&mut self, commit: Commit) -> Result<Committed> {
         let name = self.name().clone();
         let state = self.delta().snapshot().map_err(|e| TableError::delta("read", &name, e))?;

@@ -2,7 +2,7 @@
 //!
 //! One commit carries rows and progress together ([`Commit`]): nothing else in the program remembers what is done.
 //! Commits are written by us, as one put-if-absent of the next log file, because the outcome of a failed put is
-//! *unknown* and only the caller can tell what its own commit looks like (see [`commit`]).
+//! *unknown* and only the caller can tell what its own commit looks like (see `commit`).
 mod commit;
 mod error;
 mod evolve;

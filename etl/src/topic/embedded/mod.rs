@@ -19,7 +19,7 @@
 //! The record's id makes a partition one contiguous run of the table's B-tree: a read is one range scan, and up to
 //! 8 million partitions of 10¹² records fit. `times` is sparse, one entry per some thousand records.
 //!
-//! Who owns what: one thread ([`writer`]) owns the only connection that writes and commits what waits as one
+//! Who owns what: one thread (`writer`) owns the only connection that writes and commits what waits as one
 //! transaction, so that many small writers share one fsync. Readers have read-only connections of their own.
 //! Dying anywhere loses what was not yet acknowledged and nothing else: `SQLite` rolls the open transaction back.
 mod broker;
