@@ -29,7 +29,9 @@ fn record(id: u32, texts: &[&str]) -> Vec<u8> {
 
 fn produce(project: &Project, topic: &str, records: &[Vec<u8>]) {
     let mut lines = String::new();
-    records.iter().for_each(|record| writeln!(lines, "{}", STANDARD.encode(record)).unwrap());
+    for record in records {
+        writeln!(lines, "{}", STANDARD.encode(record)).unwrap();
+    }
     project.write("records.txt", lines);
     project.ok(&["topics", "create", topic]);
     project.ok(&["topics", "produce", topic, "--format", "base64", "--file", "records.txt"]);

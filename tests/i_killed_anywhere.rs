@@ -14,7 +14,7 @@ const KILLS: u32 = 12;
 const AT_MOST: Duration = Duration::from_secs(20);
 const EVENTS: u64 = 60_000;
 
-#[expect(clippy::print_stdout, reason = "a failure must be repeatable")]
+#[expect(clippy::print_stdout, clippy::disallowed_methods, reason = "a failure must be repeatable")]
 fn moments() -> StdRng {
     let seed = std::env::var("TIDEMILL_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
     println!("kills by TIDEMILL_TEST_SEED={seed}");
@@ -44,13 +44,12 @@ fn until_done(project: &Project, arguments: &[&str], moments: &mut StdRng, longe
             }
             std::thread::sleep(Duration::from_millis(1));
         };
-        match ended {
-            Some(status) => assert_eq!(status.code(), Some(0), "a crash is a pause, and fails no run"),
-            None => {
-                child.kill().unwrap();
-                child.wait().unwrap();
-                kills += 1;
-            }
+        if let Some(status) = ended {
+            assert_eq!(status.code(), Some(0), "a crash is a pause, and fails no run");
+        } else {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            kills += 1;
         }
     }
     project.ok(arguments);

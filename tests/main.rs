@@ -1,5 +1,9 @@
 //! The tour: what the real `tidemill` does, one file per chapter, to be read from top to bottom.
-#![expect(clippy::unwrap_used, reason = "helpers of tests; the lint's own exception covers test functions only")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests; the lint's own exception covers test functions only"
+)]
 
 mod a_first_run;
 mod a_wall;
