@@ -37,7 +37,7 @@ pub(super) fn run(context: &Context, dir: &Path) -> Result<Exit> {
     context.report.note(format_args!("wrote {} files to {}", written.written, dir.display()));
     let (shown, program) = (dir.display(), program());
     context.report.note(format_args!("next: {program} -C {shown} up"));
-    context.report.note("and while it runs, to give it something to do:");
+    context.report.note("and while it runs, to give it something to do, one after the other:");
     context.report.note(format_args!("  cp {shown}/data/Movies.txt {shown}/data/inbox/"));
     context.report.note(format_args!("  {program} -C {shown} dags trigger user_events"));
     Ok(Exit::Done)
