@@ -459,11 +459,10 @@ fn cell(name: &str, value: &Value) -> String {
         ("bytes", Some(bytes), _) => return ByteSize(bytes).to_string(),
         ("rows" | "records", Some(number), _) => return count(number),
         ("seconds", _, Some(seconds)) => return format!("{seconds:.1}"),
+        ("required" | "nullable", ..) => return if value == true { "yes" } else { "no" }.to_owned(),
         _ => {}
     }
     match value {
-        Value::Bool(true) => "yes".to_owned(),
-        Value::Bool(false) => "no".to_owned(),
         Value::Null => "–".to_owned(),
         Value::String(text) => clean(text),
         Value::Array(items) if items.iter().all(|item| !item.is_object() && !item.is_array()) => {
