@@ -187,7 +187,9 @@ impl Target {
         frame::write(self.id, &mut value);
         value.extend(body);
         self.records.push(NewRecord {
-            timestamp_ms: Some(event.at.timestamp_millis()),
+            // The time of writing, not of the event: a broker's retention counts from here, and would throw away what
+            // happened long ago as soon as it is written.
+            timestamp_ms: None,
             key: Some(Bytes::from(event.key)),
             value: Some(Bytes::from(value)),
             ..NewRecord::default()
@@ -230,7 +232,10 @@ pub(crate) async fn generate(
         None => None,
         Some(name) => {
             let start = shoppers.start.map_or_else(String::new, |start| start.to_rfc3339());
-            let name = format!("{name}-{}-{}-{start}", shoppers.seed, shoppers.users);
+            let mut name = format!("{name}-{}-{}-{start}", shoppers.seed, shoppers.users);
+            for (kind, topic) in &shoppers.topics {
+                name.extend(["-", kind.as_str(), "=", topic.as_str()]);
+            }
             Some(broker.publisher(&name).await?)
         }
     };
