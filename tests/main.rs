@@ -2,15 +2,17 @@
 #![expect(
     clippy::unwrap_used,
     clippy::panic,
-    reason = "helpers of tests; the lint's own exception covers test functions only"
+    reason = "helpers of tests; the lints' own exceptions cover test functions only"
 )]
 
 mod a_first_run;
 mod a_wall;
 mod b_hostile_catalogues;
 mod d_time_travel;
+mod e_a_running_mill;
 mod f_foreign_schemas;
 mod g_broken_dags;
+mod h_the_same_on_real_parts;
 mod i_killed_anywhere;
 mod j_what_errors_look_like;
 mod k_the_services;

@@ -41,6 +41,13 @@ impl Project {
         fs::write(path, content).unwrap();
     }
 
+    /// Changes a file of the project.
+    pub(crate) fn edit(&self, file: &str, change: impl FnOnce(String) -> String) {
+        let path = self.root().join(file);
+        let text = change(fs::read_to_string(&path).unwrap());
+        fs::write(path, text).unwrap();
+    }
+
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = tidemill(&self.root());
         command.args(arguments);
@@ -127,6 +134,12 @@ impl Project {
 pub(crate) fn full_catalogue() -> Option<PathBuf> {
     let beside = || Path::new(ROOT).parent().map(|above| above.join("shared/data/Movies.txt"));
     std::env::var_os("TIDEMILL_TEST_MOVIES").map(PathBuf::from).or_else(beside).filter(|file| file.is_file())
+}
+
+/// What a variable of a real service says; `None` without it.
+pub(crate) fn service(name: &str) -> Option<String> {
+    let value = std::env::var_os(format!("TIDEMILL_TEST_{name}"))?.into_string().unwrap();
+    (!value.is_empty()).then_some(value)
 }
 
 /// Says in one visible line that a test could not run.
