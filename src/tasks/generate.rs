@@ -100,6 +100,17 @@ impl Work for Settings {
             topics: self.topics.clone(),
             once: Some(name),
         };
+        // Events are made once: without items there would be no carts and no sales, for good.
+        if house.lake().await?.try_table(&shoppers.catalogue).await?.is_none() {
+            return Err(TaskError::new(
+                "G0105",
+                format!("there are no items to shop for in `{}`", self.catalogue),
+                Retry::Later,
+            )
+            .why("the table does not exist yet")
+            .fix("run what writes it first: tidemill dags run movies_catalog --param file=data/Movies.txt")
+            .into());
+        }
         let progress = context.progress.clone();
         let total = self.events;
         let report = move |done: u64| progress.report(done, total, "events");
