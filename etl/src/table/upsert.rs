@@ -305,7 +305,6 @@ impl<'a> Work<'a> {
         writer.close().map_err(parquet)?;
         // The scan names files by URL; the log names them relative to the table.
         changed.touched = changed.touched.iter().map(|url| relative(url, &self.root)).collect();
-        let context = self.session.context();
         let url = ListingTableUrl::parse(path.to_string_lossy()).map_err(|e| self.engine.failed(e))?;
         let config = ListingTableConfig::new(url)
             .with_listing_options(ListingOptions::new(Arc::new(ParquetFormat::new())))
@@ -315,7 +314,6 @@ impl<'a> Work<'a> {
             use datafusion::catalog::SchemaProvider as _;
             self.tables.register_table("changed".to_owned(), Arc::new(listing)).map_err(|e| self.engine.failed(e))?;
         }
-        drop(context.state());
         Ok((changed, keys))
     }
 
