@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidemill_etl::pipeline::body::OnIncompatible;
 use tidemill_etl::pipeline::{Around, Landed, Landing, Limits, Progress, land};
 use tidemill_etl::table::TableName;
 use tidemill_orchestrator::dag::parse_duration;
@@ -37,6 +38,13 @@ pub(super) const KIND: Kind = Kind {
             key("event_time", Shape::Text, "the field that gives `event_at`, as text or as a timestamp"),
             with_default("partitions", Shape::Integer, "partitions of a topic that has to be created", "1"),
             with_default("run_for", Shape::Duration, "how long a run lands records after the first came", "10s"),
+            with_default("format", Shape::Text, "how records are written: avro", "avro"),
+            with_default(
+                "on_incompatible",
+                Shape::Text,
+                "what to do with records whose schema contradicts the table: dead_letter, or stop",
+                "dead_letter",
+            ),
             with_default(
                 "on_gap",
                 Shape::Text,
@@ -59,8 +67,20 @@ struct Settings {
     partitions: i32,
     #[serde(default = "ten_seconds")]
     run_for: String,
+    #[serde(default = "avro")]
+    format: String,
+    #[serde(default)]
+    on_incompatible: Incompatible,
     #[serde(default)]
     on_gap: OnGap,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Incompatible {
+    #[default]
+    DeadLetter,
+    Stop,
 }
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +93,10 @@ enum OnGap {
 
 fn bronze() -> String {
     "bronze".to_owned()
+}
+
+fn avro() -> String {
+    "avro".to_owned()
 }
 
 fn one() -> i32 {
@@ -94,7 +118,12 @@ impl Settings {
             stream: self.stream.clone(),
             topic: topic.to_owned(),
             table: TableName::new(&self.schema, topic),
+            format: self.format.clone(),
             subject: house.subject(topic),
+            on_incompatible: match self.on_incompatible {
+                Incompatible::DeadLetter => OnIncompatible::DeadLetter,
+                Incompatible::Stop => OnIncompatible::Stop,
+            },
             event_time: self.event_time.clone(),
             zone: streams.timestamps_without_zone,
             limits: Limits {

@@ -69,6 +69,21 @@ pub enum SchemaError {
     Rows(#[from] ArrowError),
 }
 
+impl SchemaError {
+    /// The field that it is about, as `device.os` or `tags[]`.
+    pub(crate) fn path(&self) -> Option<&str> {
+        match self {
+            Self::Recursive { path, .. }
+            | Self::TooLarge { path, .. }
+            | Self::Unsupported { path, .. }
+            | Self::Mismatch { path, .. }
+            | Self::Missing { path, .. }
+            | Self::Default { path, .. } => Some(path),
+            Self::Parse(_) | Self::Rows(_) => None,
+        }
+    }
+}
+
 impl Explain for SchemaError {
     fn code(&self) -> &'static str {
         match self {

@@ -3,10 +3,10 @@
 //! Every reader here works record by record and is poison-safe: a record that cannot be read is refused with a reason,
 //! and the rows before and after it are as if it had never been there.
 pub mod avro;
-mod column;
+pub(crate) mod column;
 mod decimal;
 mod error;
-mod instant;
+pub(crate) mod instant;
 pub mod item;
 pub mod json;
 

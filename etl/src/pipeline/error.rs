@@ -49,6 +49,24 @@ pub enum LandingError {
         /// The field asked for.
         field: String,
     },
+    /// A schema contradicts the table's columns, and the stream was told to stop then.
+    #[error("land records of the topic `{topic}` that were written with schema {id}")]
+    Incompatible {
+        /// The topic.
+        topic: String,
+        /// The schema.
+        id: i32,
+        /// The field and both schemas.
+        why: String,
+    },
+    /// The setting `format` names no way of writing records.
+    #[error("read the topic `{topic}` as `{format}`: there is no such format")]
+    NoFormat {
+        /// The topic.
+        topic: String,
+        /// The name given.
+        format: String,
+    },
     /// Arrow refused something that should fit.
     #[error("decode the topic `{topic}`")]
     Arrow {
@@ -68,6 +86,8 @@ impl Explain for LandingError {
             Self::BadSchema { .. } => "L0206",
             Self::NoEventTime { .. } => "L0207",
             Self::Arrow { .. } => "L0208",
+            Self::Incompatible { .. } => "L0209",
+            Self::NoFormat { .. } => "L0210",
         }
     }
 
@@ -91,7 +111,7 @@ impl Explain for LandingError {
                 earliest - wanted
             )),
             Self::Ahead { .. } => Some("the topic was deleted and made anew, or this is another cluster".to_owned()),
-            Self::BadSchema { why, .. } => Some(why.clone()),
+            Self::BadSchema { why, .. } | Self::Incompatible { why, .. } => Some(why.clone()),
             _ => None,
         }
     }
@@ -106,6 +126,15 @@ impl Explain for LandingError {
                 "register one: `tidemill schemas add {subject} FILE`, or map the topic under [schemas.subjects]"
             )),
             Self::NoEventTime { .. } => Some("name another field as `event_time`, or leave the setting out".to_owned()),
+            Self::Incompatible { .. } => Some(
+                "register a schema that the table can follow, or let such records be dead letters: \
+                 `on_incompatible = \"dead_letter\"` on the task; they can be replayed"
+                    .to_owned(),
+            ),
+            Self::NoFormat { .. } => {
+                let known: Vec<&str> = super::body::KINDS.iter().map(|kind| kind.name).collect();
+                Some(format!("one of: {}", known.join(", ")))
+            }
             _ => None,
         }
     }

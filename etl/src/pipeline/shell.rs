@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use arrow::datatypes::Schema;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use deltalake::kernel::Action as LogAction;
@@ -12,9 +13,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
+use super::body::{self, BodySettings, OnIncompatible};
 use super::dead_letter::DeadLetters;
 use super::decide::{Action, Event, Filling, Limits, decide};
-use super::decode::Decoder;
+use super::decode::{Decoder, ours};
 use super::error::LandingError;
 use crate::error::Result;
 use crate::position::{Bounds, Offset, TopicPartition};
@@ -36,8 +38,12 @@ pub struct Landing {
     pub topic: String,
     /// The table.
     pub table: TableName,
-    /// The subject whose newest schema gives the table its columns.
+    /// How its values are written: a name in [`body::KINDS`].
+    pub format: String,
+    /// The subject of its values in the registry.
     pub subject: String,
+    /// What to do with records whose schema contradicts the table's columns.
+    pub on_incompatible: OnIncompatible,
     /// The field that gives the event time.
     pub event_time: Option<String>,
     /// What local times without an offset mean.
@@ -109,31 +115,22 @@ struct Held {
 /// [`LandingError::Gap`] and [`LandingError::Ahead`] if the topic no longer has what comes next;
 /// `TableError::Fenced` if another process has taken a partition over. Nothing is lost: the next start goes on.
 pub async fn land(around: &Around, landing: &Landing, progress: &Progress, stop: &CancellationToken) -> Result<Landed> {
-    let mut versions = Vec::new();
-    for version in around.registry.versions(&landing.subject).await? {
-        let schema = apache_avro::Schema::parse_str(&version.schema).map_err(|e| LandingError::BadSchema {
-            subject: format!("{} version {}", landing.subject, version.version),
-            why: e.to_string(),
-        })?;
-        versions.push(schema);
-    }
-    if versions.is_empty() {
-        let (topic, subject) = (landing.topic.clone(), landing.subject.clone());
-        return Err(LandingError::NoSchema { topic, subject }.into());
-    }
     let there = match around.lake.try_table(&landing.table).await? {
-        Some(table) => Some(table.schema()?),
+        Some(table) => Some(own_columns(&*table.schema()?)),
         None => None,
     };
-    let mut decoder = Decoder::new(
-        &landing.stream,
-        &landing.topic,
-        Arc::clone(&around.registry),
-        &versions,
-        there.as_deref(),
-        landing.event_time.as_deref(),
-        landing.zone,
-    )?;
+    let settings = BodySettings {
+        topic: landing.topic.clone(),
+        subject: landing.subject.clone(),
+        registry: Arc::clone(&around.registry),
+        there,
+        zone: landing.zone,
+        on_incompatible: landing.on_incompatible,
+    };
+    let body = body::open(&landing.format, settings)
+        .await
+        .ok_or_else(|| LandingError::NoFormat { topic: landing.topic.clone(), format: landing.format.clone() })??;
+    let mut decoder = Decoder::new(&landing.stream, &landing.topic, body, landing.event_time.as_deref(), landing.zone)?;
     let mut table = around.lake.ensure(&landing.table, decoder.schema(), &[]).await?;
     evolve(&mut table, decoder.schema(), (around.clock)()).await?;
 
@@ -197,6 +194,11 @@ pub async fn land(around: &Around, landing: &Landing, progress: &Progress, stop:
             return Ok(landed);
         }
     }
+}
+
+/// The table's columns without those that landing adds.
+fn own_columns(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().iter().filter(|field| !ours(field.name())).cloned().collect::<Vec<_>>())
 }
 
 /// Whether the table has all there is, so that no partition needs to be taken.
@@ -274,8 +276,10 @@ async fn commit(
     held: &mut BTreeMap<TopicPartition, Held>,
     records: &[Record],
 ) -> Result<(u64, u64)> {
-    let batch = decoder.decode(records).await?;
+    decoder.prepare(records).await.map_err(|blocked| blocked.error)?;
+    let batch = decoder.decode(records)?;
     let now = (around.clock)();
+    evolve(table, decoder.schema(), now).await?;
     let mut ends: BTreeMap<&TopicPartition, Offset> = BTreeMap::new();
     for record in records {
         ends.insert(&record.partition, record.offset + 1);

@@ -1,7 +1,7 @@
 //! Bodies of one writer's schema into rows of one table.
 use apache_avro::Schema;
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Fields, SchemaRef};
 
 use super::malformed::{Malformed, Reason, Step, within};
 use super::plan::{self, Action, Branch, Op, RecordOp};
@@ -11,12 +11,33 @@ use crate::format::column::{Bytes, Column, Columns, Data, Full};
 use crate::format::decimal;
 use crate::format::error::SchemaError;
 
+/// How bodies of one writer's schema fill the columns of one table. Plans of several writers may fill the same columns
+/// in turn, so that a topic in which schema ids alternate costs what one with a single id does.
+pub(crate) struct Plan(RecordOp);
+
+impl Plan {
+    /// Plans from the writer's schema to the columns of `target`, as [`Decoder::new`] does.
+    pub(crate) fn new(writer: &Schema, target: &Fields) -> Result<Self, SchemaError> {
+        plan::root(writer, None, target).map(Self)
+    }
+
+    /// Appends one record's body (without its frame) as a row to `rows`, which are of the plan's target.
+    ///
+    /// # Errors
+    /// If the body is not one whole value of the writer's schema; then nothing was appended.
+    pub(crate) fn read(&self, body: &[u8], rows: &mut Columns) -> Result<(), Malformed> {
+        let mut reader = Reader::new(body);
+        let outcome = record(&self.0, &mut rows.all, &mut reader).and_then(|()| reader.end());
+        rows.end_row(outcome).map_err(|bad| *bad)
+    }
+}
+
 /// Decodes bodies written with one schema into rows of one table; see [`super`] for which type becomes which.
 ///
 /// A record is read in one walk that checks every bound; where it turns out bad, the columns are taken back to the row
 /// before. Memory is that of the rows, plus at most the record at hand: lengths are checked before they are believed.
 pub struct Decoder {
-    plan: RecordOp,
+    plan: Plan,
     rows: Columns,
 }
 
@@ -40,7 +61,7 @@ impl Decoder {
     }
 
     fn plan(writer: &Schema, reader: Option<&Schema>, target: SchemaRef) -> Result<Self, SchemaError> {
-        let plan = plan::root(writer, reader, target.fields())?;
+        let plan = Plan(plan::root(writer, reader, target.fields())?);
         Ok(Self { plan, rows: Columns::new(target)? })
     }
 
@@ -49,9 +70,7 @@ impl Decoder {
     /// # Errors
     /// If the body is not one whole value of the writer's schema; then nothing was appended.
     pub fn decode(&mut self, body: &[u8]) -> Result<(), Malformed> {
-        let mut reader = Reader::new(body);
-        let outcome = record(&self.plan, &mut self.rows.all, &mut reader).and_then(|()| reader.end());
-        self.rows.end_row(outcome).map_err(|bad| *bad)
+        self.plan.read(body, &mut self.rows)
     }
 
     /// How many rows were decoded since the last flush.

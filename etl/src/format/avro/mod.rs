@@ -42,6 +42,7 @@ mod tests;
 
 pub use arrow_schema::arrow_schema;
 pub use decode::Decoder;
+pub(crate) use decode::Plan;
 pub use encode::{EncodeError, Encoder};
 pub use from_json::{JsonEncoder, JsonProblem, encode_json};
 pub use malformed::{Malformed, Reason};
