@@ -39,6 +39,11 @@ fn start(cli: cli::Cli) -> Exit {
     let environment = settings::Environment::read();
     let report = Report::new(&cli.global, &environment);
     report.log(cli.global.verbose);
+    if let Some(text) = environment.failpoint()
+        && let Err(error) = tidemill_etl::failpoint::arm(text)
+    {
+        return report.failure(&Failure::from(tidemill_etl::Error::from(error)).exit(Exit::Usage));
+    }
     let panics = watch_panics();
     let context = Context { report: report.clone(), global: cli.global, environment, stop: CancellationToken::new() };
     let outcome = panic::catch_unwind(AssertUnwindSafe(|| run(&context, cli.command)));

@@ -221,6 +221,11 @@ impl Environment {
     pub(crate) fn has(&self, name: &str) -> bool {
         self.0.get(name).is_some_and(|value| !value.is_empty())
     }
+
+    /// Where tests want the process to stand still, if they do (CONTRIBUTING.md). No setting: nobody lists it.
+    pub(crate) fn failpoint(&self) -> Option<&str> {
+        self.0.get("TIDEMILL_FAILPOINT").map(String::as_str).filter(|text| !text.is_empty())
+    }
 }
 
 /// What settings are made of.

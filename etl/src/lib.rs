@@ -4,6 +4,7 @@
 //! the `pipeline` decides when a micro-batch is full, a `table` commits rows and progress together.
 pub mod engine;
 pub mod error;
+pub mod failpoint;
 pub mod format;
 pub mod generate;
 pub mod ingest;

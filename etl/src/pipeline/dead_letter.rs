@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 
 use super::error::LandingError;
 use crate::error::Result;
+use crate::failpoint::hit;
 use crate::table::{Commit, Lake, Table, TableName, write_file};
 
 /// One record or field that could not be used.
@@ -87,7 +88,9 @@ impl DeadLetters {
         if letters.is_empty() {
             return Ok(0);
         }
+        hit("dead_letter.before_lock").await;
         let mut guard = self.table.lock().await;
+        hit("dead_letter.before_open").await;
         let mut table = match guard.take() {
             Some(mut table) => {
                 table.refresh().await?;
@@ -95,6 +98,7 @@ impl DeadLetters {
             }
             None => self.lake.ensure(&self.name, &dead_letter_schema(), &[]).await?,
         };
+        hit("dead_letter.before_progress").await;
         let mut commit = Commit::append(now);
         let mut known = Vec::new();
         for (app, after) in progress {
@@ -115,9 +119,12 @@ impl DeadLetters {
         if !fresh.is_empty() {
             let batch =
                 rows(&fresh, now).map_err(|source| LandingError::Arrow { topic: self.name.to_string(), source })?;
+            hit("dead_letter.before_write").await;
             commit.actions.extend(write_file(&table, &batch, now).await?.map(Action::Add));
             commit.metrics = json!({ "numOutputRows": fresh.len() });
+            hit("dead_letter.before_commit").await;
             table.commit(commit).await?;
+            hit("dead_letter.after_commit").await;
         }
         *guard = Some(table);
         Ok(fresh.len() as u64)

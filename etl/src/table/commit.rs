@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::error::TableError;
 use super::snapshot::Table;
 use crate::error::Result;
+use crate::failpoint::hit;
 
 /// The key in `commitInfo` under which a commit finds itself again.
 const ID: &str = "tidemillCommit";
@@ -102,6 +103,7 @@ impl Table {
         PROTOCOL
             .can_write_to(state)
             .map_err(|e| TableError::Protocol { table: name.to_string(), why: e.to_string() })?;
+        hit("commit.begin").await;
         self.check_expected(&commit).await?;
 
         let id = Uuid::new_v4().to_string();
@@ -110,10 +112,14 @@ impl Table {
         let mut body = commit.body(&id, version - 1, self.committed_at())?;
         let mut wait = Duration::from_millis(100);
         for attempt in 1..=ATTEMPTS {
+            hit("commit.before_put").await;
             let put = log.write_commit_entry(version, CommitOrBytes::LogBytes(body.clone()), Uuid::nil()).await;
+            hit("commit.after_put").await;
             let Err(error) = put else {
                 debug!(table = %name, version, "committed");
+                hit("commit.before_refresh").await;
                 self.refresh().await?;
+                hit("commit.done").await;
                 return Ok(Committed { version });
             };
             let taken = matches!(error, TransactionError::VersionAlreadyExists(_));
@@ -122,6 +128,7 @@ impl Table {
             }
             // Read on from the version we wanted, as far as there is anything.
             let mut followed = false;
+            hit("commit.before_look").await;
             loop {
                 let entry = match log.read_commit_entry(version).await {
                     Ok(entry) => entry,
@@ -140,6 +147,7 @@ impl Table {
                 followed = true;
             }
             if followed {
+                hit("commit.before_follow").await;
                 self.refresh().await?;
                 self.check_expected(&commit).await?;
                 version = self.version() + 1;

@@ -12,6 +12,7 @@ use super::error::TableError;
 use super::lake::TableName;
 use super::snapshot::Table;
 use crate::error::Result;
+use crate::failpoint::hit;
 
 /// Adds the columns of `wanted` that `table` lacks, in a commit of their own. Existing rows have NULL there.
 ///
@@ -34,7 +35,9 @@ pub async fn evolve(table: &mut Table, wanted: &SchemaRef, now: DateTime<Utc>) -
     let metadata = table.metadata()?.with_schema(&columns).map_err(|e| failed(e.to_string()))?;
     let mut commit = Commit::new(Operation::Evolve, Guard::Append, now);
     commit.actions.push(Action::Metadata(metadata));
+    hit("evolve.before_commit").await;
     table.commit(commit).await?;
+    hit("evolve.after_commit").await;
     Ok(true)
 }
 

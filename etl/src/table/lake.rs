@@ -20,6 +20,7 @@ use url::Url;
 use super::error::TableError;
 use super::snapshot::Table;
 use crate::error::Result;
+use crate::failpoint::hit;
 
 /// The two-part name of a lake table.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
@@ -279,12 +280,14 @@ impl Lake {
             why: format!("its columns cannot be stored: {e}"),
         })?;
         let configuration = properties.iter().map(|(key, value)| ((*key).to_owned(), Some((*value).to_owned())));
+        hit("lake.before_create").await;
         let created = CreateBuilder::new()
             .with_log_store(self.log_store(name)?)
             .with_table_name(name.to_string())
             .with_columns(columns.fields().cloned())
             .with_configuration(configuration.collect::<HashMap<_, _>>())
             .await;
+        hit("lake.after_create").await;
         match created {
             Ok(delta) => Ok(Table::new(name.clone(), delta)),
             // Somebody else was quicker: theirs is as good.

@@ -24,6 +24,7 @@ use super::error::TableError;
 use super::snapshot::Table;
 use super::stats;
 use crate::error::Result;
+use crate::failpoint::{hit, hit_blocking};
 
 /// How files are cut.
 #[derive(Debug, Clone)]
@@ -149,6 +150,7 @@ impl FileWriter {
         if self.group.is_empty() {
             return Ok(());
         }
+        hit("write.before_encode").await;
         let rows = std::mem::take(&mut self.group);
         self.group_size = 0;
         if self.open.is_none() {
@@ -174,6 +176,7 @@ impl FileWriter {
         let Some(task) = self.encoding.pop_front() else { return Ok(()) };
         let chunks = task.await.map_err(|e| self.failed(ParquetError::External(Box::new(e))))?;
         let chunks = chunks.map_err(|e| self.failed(e))?;
+        hit("write.encoded").await;
         let Some(open) = &mut self.open else { return Ok(()) };
         let appended = (|| {
             let mut group = open.file.next_row_group()?;
@@ -190,7 +193,9 @@ impl FileWriter {
         let Some(open) = &mut self.open else { return Ok(()) };
         let bytes = open.buffer.take();
         open.size += bytes.len();
+        hit("write.before_bytes").await;
         let sent = open.sink.put(bytes.into()).await;
+        hit("write.after_bytes").await;
         sent.map_err(|e| self.failed(ParquetError::External(Box::new(e))))?;
         Ok(())
     }
@@ -216,7 +221,9 @@ impl FileWriter {
         open.size += rest.len();
         let external = |e: object_store::Error| ParquetError::External(Box::new(e));
         open.sink.put(rest.into()).await.map_err(|e| self.failed(external(e)))?;
+        hit("write.before_close").await;
         open.sink.shutdown().await.map_err(|e| self.failed(ParquetError::External(Box::new(e))))?;
+        hit("write.after_close").await;
         self.done.push(Add {
             path: open.path,
             partition_values: std::collections::HashMap::new(),
@@ -256,6 +263,7 @@ fn encode_group(
     schema: &SchemaRef,
     rows: &[RecordBatch],
 ) -> Result<Vec<ArrowColumnChunk>, ParquetError> {
+    hit_blocking("write.encoding");
     let mut columns = groups.create_column_writers(index)?;
     for batch in rows {
         let mut leaves = columns.iter_mut();
