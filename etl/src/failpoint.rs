@@ -37,6 +37,16 @@ pub const POINTS: &[&str] = &[
     "dead_letter.before_write",
     "dead_letter.before_commit",
     "dead_letter.after_commit",
+    "land.before_open",
+    "land.after_poll",
+    "land.after_decode",
+    "land.take_over",
+    "land.taken_over",
+    "land.before_evolve",
+    "land.after_dead_letters",
+    "land.after_write",
+    "land.after_commit",
+    "land.before_gap",
 ];
 
 /// How often a process that stands still looks for its `go`.

@@ -1,4 +1,6 @@
 //! Undecoded bytes with a position, as topics hold them.
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::position::{Offset, TopicPartition};
@@ -7,7 +9,7 @@ use crate::position::{Offset, TopicPartition};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     /// The partition it was read from.
-    pub partition: TopicPartition,
+    pub partition: Arc<TopicPartition>,
     /// Its offset there.
     pub offset: Offset,
     /// Milliseconds since 1970, UTC, as the producer or the broker set it.
@@ -18,6 +20,14 @@ pub struct Record {
     pub value: Option<Bytes>,
     /// Headers in the producer's order; a name may repeat.
     pub headers: Vec<(String, Bytes)>,
+}
+
+impl Record {
+    /// Bytes of its key, value and headers.
+    pub fn size(&self) -> usize {
+        let headers: usize = self.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        headers + self.key.as_ref().map_or(0, Bytes::len) + self.value.as_ref().map_or(0, Bytes::len)
+    }
 }
 
 /// A record to be written; the broker gives it its offset.

@@ -51,6 +51,12 @@ pub(super) const KIND: Kind = Kind {
                 "what to do if retention deleted what was not read: stop, or record",
                 "stop",
             ),
+            with_default(
+                "shared",
+                Shape::Boolean,
+                "whether several processes share the partitions of the topics (Kafka), each reading its part",
+                "false",
+            ),
         ],
     },
     open,
@@ -73,6 +79,8 @@ struct Settings {
     on_incompatible: Incompatible,
     #[serde(default)]
     on_gap: OnGap,
+    #[serde(default)]
+    shared: bool,
 }
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
@@ -133,6 +141,7 @@ impl Settings {
             },
             drain,
             record_gaps: self.on_gap == OnGap::Record,
+            shared: self.shared,
         }
     }
 }

@@ -67,6 +67,9 @@ pub enum LandingError {
         /// The name given.
         format: String,
     },
+    /// The process is ending.
+    #[error("finish a commit: the process is stopping")]
+    Stopping,
     /// Arrow refused something that should fit.
     #[error("decode the topic `{topic}`")]
     Arrow {
@@ -88,11 +91,15 @@ impl Explain for LandingError {
             Self::Arrow { .. } => "L0208",
             Self::Incompatible { .. } => "L0209",
             Self::NoFormat { .. } => "L0210",
+            Self::Stopping => "L0220",
         }
     }
 
     fn retry(&self) -> Retry {
-        Retry::AfterPerson
+        match self {
+            Self::Stopping => Retry::Later,
+            _ => Retry::AfterPerson,
+        }
     }
 
     fn place(&self) -> Option<String> {

@@ -1,121 +1,93 @@
 //! The loop around [`super::decide`]: one topic into one table.
-use std::collections::BTreeMap;
+//!
+//! While one micro-batch is being written, the next is read and decoded: at most two are in memory. When both are full
+//! nothing is polled, the client's own queue fills up to its limit, and the broker keeps the rest.
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use arrow::datatypes::Schema;
-use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
-use deltalake::kernel::Action as LogAction;
-use serde::Serialize;
-use serde_json::json;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::info;
 
-use super::body::{self, BodySettings, OnIncompatible};
-use super::dead_letter::DeadLetters;
-use super::decide::{Action, Event, Filling, Limits, decide};
+use super::body::{self, Blocked, BodySettings};
+use super::commit::{Committer, Sealed, ends};
+use super::decide::{Action, Event, Filling, decide};
 use super::decode::{Decoder, ours};
 use super::error::LandingError;
-use crate::error::Result;
-use crate::position::{Bounds, Offset, TopicPartition};
+use super::hold::{assign, look};
+use super::landing::{Around, Landed, Landing};
+use super::parked::Parked;
+use super::progress::Progress;
+use super::share::{Mine, Share};
+use crate::error::{Error, Result};
+use crate::failpoint::hit;
 use crate::record::Record;
-use crate::schema_registry::Registry;
-use crate::source::Polled;
-use crate::table::{Commit, FileWriter, Guard, Lake, Operation, Table, TableName, WriteOptions, evolve};
-use crate::topic::{Assignment, Broker};
+use crate::source::{Polled, Source};
+use crate::table::{Table, TableError};
+use crate::topic::BrokerError;
 
-/// Reads the wall clock; handed in, because nothing here reads it by itself.
-pub type Clock = Arc<dyn Fn() -> DateTime<Utc> + Send + Sync>;
-
-/// One topic into one table.
-#[derive(Clone)]
-pub struct Landing {
-    /// The stream's stable name: the identity of its progress. Never a run's id.
-    pub stream: String,
-    /// The topic.
-    pub topic: String,
-    /// The table.
-    pub table: TableName,
-    /// How its values are written: a name in [`body::KINDS`].
-    pub format: String,
-    /// The subject of its values in the registry.
-    pub subject: String,
-    /// What to do with records whose schema contradicts the table's columns.
-    pub on_incompatible: OnIncompatible,
-    /// The field that gives the event time.
-    pub event_time: Option<String>,
-    /// What local times without an offset mean.
-    pub zone: Tz,
-    /// What closes a micro-batch.
-    pub limits: Limits,
-    /// Whether to end at the offsets that were the topic's ends at the start.
-    pub drain: bool,
-    /// Whether a gap made by retention is noted and passed over, not an error.
-    pub record_gaps: bool,
-}
-
-/// Counters that others may read while a landing runs.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Rows committed.
-    pub rows: AtomicU64,
-    /// Dead letters committed.
-    pub dead: AtomicU64,
-    /// Bytes of keys and values committed.
-    pub bytes: AtomicU64,
-    /// Commits made.
-    pub commits: AtomicU64,
-    /// Records between what is committed and the topic's end when last looked at.
-    pub lag: AtomicU64,
-}
-
-/// What a landing did until it ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
-pub struct Landed {
-    /// Rows committed.
-    pub rows: u64,
-    /// Dead letters committed.
-    pub dead: u64,
-    /// Commits made.
-    pub commits: u64,
-    /// The table's version.
-    pub version: u64,
-}
-
-/// What a landing works with.
-#[derive(Clone)]
-pub struct Around {
-    /// The lake.
-    pub lake: Lake,
-    /// The broker.
-    pub broker: Arc<dyn Broker>,
-    /// The registry.
-    pub registry: Arc<dyn Registry>,
-    /// The dead-letter table.
-    pub dead: DeadLetters,
-    /// The clock.
-    pub clock: Clock,
-}
-
-struct Held {
-    app: String,
-    /// The next offset to read.
-    next: Offset,
-    /// What the table has of it: `None` before the first commit.
-    committed: Option<i64>,
-    epoch_app: String,
-    epoch: i64,
-}
+/// How often in a row a process that shares a stream may find a partition in other hands before it says so.
+const LOST_RACES: u32 = 20;
 
 /// Lands a topic until it is drained, or `stop` is cancelled; then what was read is committed and the loop ends.
 ///
 /// # Errors
 /// [`LandingError::Gap`] and [`LandingError::Ahead`] if the topic no longer has what comes next;
 /// `TableError::Fenced` if another process has taken a partition over. Nothing is lost: the next start goes on.
-pub async fn land(around: &Around, landing: &Landing, progress: &Progress, stop: &CancellationToken) -> Result<Landed> {
-    let there = match around.lake.try_table(&landing.table).await? {
+pub async fn land(
+    around: &Around,
+    landing: &Landing,
+    progress: &Arc<Progress>,
+    stop: &CancellationToken,
+) -> Result<Landed> {
+    let mut share = Share::join(around, landing).await?;
+    let mut landed = Landed::default();
+    let mut lost = 0;
+    loop {
+        let Some(mine) = share.wait(stop).await? else { return Ok(landed) };
+        let round = Round::open(around, landing, progress, mine, landed).await?;
+        let committed = round.landed.commits;
+        let outcome = round.run(&mut share, stop).await;
+        share.released();
+        match outcome {
+            Ok((end, after)) => {
+                landed = after;
+                if end == End::Done {
+                    return Ok(landed);
+                }
+                if landed.commits > committed {
+                    lost = 0;
+                }
+            }
+            // With several processes a partition may be in other hands for a moment after it was handed over.
+            Err(error) if landing.shared && is_fenced(&error) && lost < LOST_RACES => {
+                info!(topic = landing.topic, %error, "a partition is in other hands, reading where it stands");
+                lost += 1;
+                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn is_fenced(error: &Error) -> bool {
+    matches!(error.downcast_ref::<TableError>(), Some(TableError::Fenced { .. }))
+}
+
+/// The table's columns without those that landing adds.
+fn own_columns(schema: &Schema) -> Schema {
+    Schema::new(schema.fields().iter().filter(|field| !ours(field.name())).cloned().collect::<Vec<_>>())
+}
+
+/// Opens the stream's decoder, with the columns of the table if there is one.
+///
+/// # Errors
+/// [`LandingError::NoFormat`], or what the format needs before the first record.
+pub async fn decoder(around: &Around, landing: &Landing, table: Option<&Table>) -> Result<Decoder> {
+    let there = match table {
         Some(table) => Some(own_columns(&*table.schema()?)),
         None => None,
     };
@@ -130,192 +102,325 @@ pub async fn land(around: &Around, landing: &Landing, progress: &Progress, stop:
     let body = body::open(&landing.format, settings)
         .await
         .ok_or_else(|| LandingError::NoFormat { topic: landing.topic.clone(), format: landing.format.clone() })??;
-    let mut decoder = Decoder::new(&landing.stream, &landing.topic, body, landing.event_time.as_deref(), landing.zone)?;
-    let mut table = around.lake.ensure(&landing.table, decoder.schema(), &[]).await?;
-    evolve(&mut table, decoder.schema(), (around.clock)()).await?;
+    Decoder::new(&landing.stream, &landing.topic, body, landing.event_time.as_deref(), landing.zone)
+}
 
-    let bounds = around.broker.bounds(&landing.topic).await?;
-    if landing.drain && is_drained(&table, landing, &bounds).await? {
-        return Ok(Landed { version: table.version(), ..Landed::default() });
+/// How a round ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// Drained or stopped.
+    Done,
+    /// The topic has to be read from elsewhere, or by other hands.
+    Again,
+}
+
+/// From one opening of the source to the next.
+struct Round<'a> {
+    landing: &'a Landing,
+    progress: &'a Progress,
+    decoder: Decoder,
+    source: Option<Box<dyn Source>>,
+    /// Idle, or at work on the micro-batch before.
+    committer: Option<Box<Committer>>,
+    writing: Option<JoinHandle<(Box<Committer>, Result<()>)>>,
+    landed: Landed,
+    records: Vec<Record>,
+    filling: Filling,
+    parked: Parked,
+    paused: bool,
+}
+
+impl<'a> Round<'a> {
+    async fn open(
+        around: &Around,
+        landing: &'a Landing,
+        progress: &'a Arc<Progress>,
+        mine: Mine,
+        landed: Landed,
+    ) -> Result<Self> {
+        let there = around.lake.try_table(&landing.table).await?;
+        let decoder = decoder(around, landing, there.as_ref()).await?;
+        let mut table = match there {
+            Some(table) => table,
+            None => around.lake.ensure(&landing.table, decoder.schema(), &[]).await?,
+        };
+        crate::table::evolve(&mut table, decoder.schema(), (around.clock)()).await?;
+        let bounds = around.broker.bounds(&landing.topic).await?;
+        let partitions = match mine {
+            Mine::All => (0..i32::try_from(bounds.len()).unwrap_or(i32::MAX)).collect(),
+            Mine::These(partitions) => partitions,
+        };
+        let mut holding = look(&table, landing, &partitions).await?;
+        let (assignments, gaps) = assign(landing, &bounds, &mut holding)?;
+        let mut committer = Box::new(Committer {
+            around: around.clone(),
+            landing: landing.clone(),
+            progress: Arc::clone(progress),
+            landed: Landed { version: table.version(), ..landed },
+            table,
+            holding,
+            fenced: false,
+        });
+        committer.record_gaps(&gaps).await?;
+        let drained = landing.drain && assignments.iter().all(|one| one.to.is_some_and(|to| one.from >= to));
+        hit("land.before_open").await;
+        let source = if drained { None } else { Some(around.broker.source(&assignments).await?) };
+        Ok(Self {
+            landing,
+            progress,
+            decoder,
+            source,
+            landed: committer.landed,
+            committer: Some(committer),
+            writing: None,
+            records: Vec::new(),
+            filling: Filling::default(),
+            parked: Parked::default(),
+            paused: false,
+        })
     }
-    let mut held = take_over(&mut table, landing, bounds.len(), (around.clock)()).await?;
-    let assignments = assign(landing, &bounds, &mut held)?;
-    let mut source = around.broker.source(&assignments).await?;
 
-    let mut landed = Landed { version: table.version(), ..Landed::default() };
-    let mut records: Vec<Record> = Vec::new();
-    let mut filling = Filling::default();
-    let mut opened = Instant::now();
-    let mut event = Event::Start;
-    loop {
-        if filling.rows > 0 {
-            filling.age = opened.elapsed();
-        }
-        let last = match decide(&filling, event, &landing.limits) {
-            Action::Poll(budget) => {
-                event = tokio::select! {
-                    biased;
-                    () = stop.cancelled() => Event::Stop,
-                    polled = source.poll(budget) => match polled? {
-                        Polled::Records(more) => {
-                            if records.is_empty() {
+    async fn run(mut self, share: &mut Share, stop: &CancellationToken) -> Result<(End, Landed)> {
+        let mut event = Event::Start;
+        let mut end = End::Done;
+        let mut trouble = None;
+        let mut opened = Instant::now();
+        loop {
+            if self.filling.rows > 0 {
+                self.filling.age = opened.elapsed();
+            }
+            self.unpark().await?;
+            match decide(&self.filling, event, &self.landing.limits) {
+                Action::Poll(budget) => {
+                    let Some(source) = self.source.as_mut() else {
+                        event = Event::End;
+                        continue;
+                    };
+                    let next = tokio::select! {
+                        biased;
+                        () = stop.cancelled() => Next::Stop,
+                        done = written(&mut self.writing) => Next::Written(done?),
+                        () = share.changed() => Next::Changed,
+                        polled = source.poll(budget) => Next::Polled(polled),
+                    };
+                    hit("land.after_poll").await;
+                    event = match next {
+                        Next::Stop => Event::Stop,
+                        Next::Changed => {
+                            end = End::Again;
+                            Event::Stop
+                        }
+                        Next::Written(committer) => {
+                            self.idle(committer);
+                            Event::Idle
+                        }
+                        Next::Polled(Ok(Polled::Records(more))) => {
+                            if self.committer.as_ref().is_some_and(|committer| !committer.fenced)
+                                && !self.fence().await?
+                            {
+                                return Ok((End::Again, self.landed));
+                            }
+                            if self.records.is_empty() {
                                 opened = Instant::now();
                             }
-                            let size = |r: &Record| r.key.as_ref().map_or(0, bytes::Bytes::len) + r.value.as_ref().map_or(0, bytes::Bytes::len);
-                            filling.rows += more.len();
-                            filling.bytes += more.iter().map(size).sum::<usize>();
-                            records.extend(more);
+                            self.gather(more);
                             Event::Records
                         }
-                        Polled::Idle => Event::Idle,
-                        Polled::End => Event::End,
-                    },
-                };
-                continue;
+                        Next::Polled(Ok(Polled::Idle)) => Event::Idle,
+                        Next::Polled(Ok(Polled::End)) => Event::End,
+                        Next::Polled(Err(error)) => {
+                            // What was read is kept; then the reading is begun anew, or ends.
+                            (end, trouble) = judge(error);
+                            Event::Stop
+                        }
+                    };
+                }
+                Action::Commit => {
+                    self.seal().await?;
+                    event = Event::Committed;
+                }
+                Action::CommitAndEnd => {
+                    self.seal().await?;
+                    event = Event::End;
+                }
+                Action::End => {
+                    if let Some(writing) = self.writing.take() {
+                        let committer = joined(writing).await?;
+                        self.idle(committer);
+                    }
+                    return match trouble {
+                        Some(error) => Err(error),
+                        None => Ok((end, self.landed)),
+                    };
+                }
             }
-            Action::End => return Ok(landed),
-            Action::Commit => false,
-            Action::CommitAndEnd => true,
+        }
+    }
+
+    fn idle(&mut self, committer: Box<Committer>) {
+        self.landed = committer.landed;
+        self.progress.held.store(self.filling.bytes as u64, Ordering::Relaxed);
+        self.committer = Some(committer);
+    }
+
+    /// Raises the fence before anything is kept of what was read.
+    async fn fence(&mut self) -> Result<bool> {
+        match &mut self.committer {
+            Some(committer) => committer.take_over().await,
+            None => Ok(true),
+        }
+    }
+
+    /// Adds records that were read to the open micro-batch.
+    fn gather(&mut self, mut more: Vec<Record>) {
+        self.parked.queue(&mut more);
+        self.filling.rows += more.len();
+        self.filling.bytes += more.iter().map(Record::size).sum::<usize>();
+        if self.records.is_empty() {
+            self.records = more;
+        } else {
+            self.records.append(&mut more);
+        }
+        let full = self.parked.bytes() >= self.landing.limits.bytes;
+        if full && !self.paused {
+            self.pause(true);
+        }
+    }
+
+    fn pause(&mut self, paused: bool) {
+        self.paused = paused;
+        if let Some(source) = self.source.as_mut() {
+            let none = BTreeSet::new();
+            source.pause(if paused { self.parked.partitions() } else { &none });
+        }
+    }
+
+    /// Asks again for what parked records wait for.
+    async fn unpark(&mut self) -> Result<()> {
+        if !self.parked.due() {
+            return Ok(());
+        }
+        let mut waiting = self.parked.release();
+        if let Err(blocked) = self.decoder.prepare(&waiting).await {
+            self.parked.park(&mut waiting, blocked)?;
+        } else {
+            self.parked.well();
+        }
+        // What does not wait any more goes first: the partition's later records were behind it.
+        let rows = waiting.len();
+        self.filling.rows += rows;
+        self.filling.bytes += waiting.iter().map(Record::size).sum::<usize>();
+        self.records.append(&mut waiting);
+        self.progress.waiting.store(self.parked.len() as u64, Ordering::Relaxed);
+        if self.parked.is_empty() && self.paused {
+            self.pause(false);
+        }
+        Ok(())
+    }
+
+    /// Decodes the open micro-batch and hands it to the committer, once that has written the one before.
+    async fn seal(&mut self) -> Result<()> {
+        let mut records = std::mem::take(&mut self.records);
+        self.filling = Filling::default();
+        while let Err(blocked) = self.decoder.prepare(&records).await {
+            if self.landing.drain {
+                return Err(self.give_up(records, blocked).await);
+            }
+            self.parked.park(&mut records, blocked)?;
+        }
+        self.progress.waiting.store(self.parked.len() as u64, Ordering::Relaxed);
+        if !records.is_empty() {
+            self.write(records).await?;
+        }
+        Ok(())
+    }
+
+    /// A drain does not wait: what can be read is committed, then the failure is told.
+    async fn give_up(&mut self, mut records: Vec<Record>, blocked: Blocked) -> Error {
+        records.truncate(blocked.index);
+        let kept = async {
+            if !records.is_empty() {
+                self.write(records).await?;
+            }
+            if let Some(writing) = self.writing.take() {
+                joined(writing).await?;
+            }
+            Ok::<_, Error>(())
         };
-        let (rows, dead) = commit(around, landing, &mut decoder, &mut table, &mut held, &records).await?;
-        landed.rows += rows;
-        landed.dead += dead;
-        landed.commits += 1;
-        landed.version = table.version();
-        progress.rows.fetch_add(rows, Ordering::Relaxed);
-        progress.dead.fetch_add(dead, Ordering::Relaxed);
-        progress.bytes.fetch_add(filling.bytes as u64, Ordering::Relaxed);
-        progress.commits.fetch_add(1, Ordering::Relaxed);
-        debug!(topic = landing.topic, rows, dead, version = table.version(), "landed");
-        records.clear();
-        filling = Filling::default();
-        event = Event::Committed;
-        if last {
-            return Ok(landed);
+        match kept.await {
+            Ok(()) => blocked.error,
+            Err(error) => error,
         }
+    }
+
+    async fn write(&mut self, records: Vec<Record>) -> Result<()> {
+        let decoded = self.decoder.decode(&records)?;
+        hit("land.after_decode").await;
+        let sealed = Sealed {
+            schema: Arc::clone(self.decoder.schema()),
+            rows: decoded.rows,
+            dead: decoded.dead,
+            ends: ends(&records),
+            produced: records.iter().map(|record| record.timestamp_ms).collect(),
+            bytes: records.iter().map(Record::size).sum::<usize>() as u64,
+        };
+        drop(records);
+        if let Some(writing) = self.writing.take() {
+            let committer = joined(writing).await?;
+            self.idle(committer);
+        }
+        let Some(mut committer) = self.committer.take() else { return Ok(()) };
+        self.progress.held.store(sealed.bytes, Ordering::Relaxed);
+        self.writing = Some(tokio::spawn(async move {
+            let outcome = committer.commit(sealed).await;
+            (committer, outcome)
+        }));
+        Ok(())
     }
 }
 
-/// The table's columns without those that landing adds.
-fn own_columns(schema: &Schema) -> Schema {
-    Schema::new(schema.fields().iter().filter(|field| !ours(field.name())).cloned().collect::<Vec<_>>())
+/// What to do after the source failed.
+fn judge(error: Error) -> (End, Option<Error>) {
+    match error.downcast_ref::<BrokerError>() {
+        // The next opening sees it too, and says or records it.
+        Some(BrokerError::Gap { .. } | BrokerError::PastEnd { .. }) => (End::Again, None),
+        _ => (End::Done, Some(error)),
+    }
 }
 
-/// Whether the table has all there is, so that no partition needs to be taken.
-async fn is_drained(table: &Table, landing: &Landing, bounds: &[Bounds]) -> Result<bool> {
-    for (partition, bounds) in bounds.iter().enumerate() {
-        let next = table.txn(&format!("{}/{}/{partition}", landing.stream, landing.topic)).await?.unwrap_or(0);
-        if next != bounds.end {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+/// What happened while the loop waited.
+enum Next {
+    Stop,
+    Changed,
+    Written(Box<Committer>),
+    Polled(Result<Polled>),
 }
 
-/// Raises the fence of every partition in one commit without rows, and reads where each stands.
-async fn take_over(
-    table: &mut Table,
-    landing: &Landing,
-    partitions: usize,
-    now: DateTime<Utc>,
-) -> Result<BTreeMap<TopicPartition, Held>> {
-    let mut held = BTreeMap::new();
-    let mut commit = Commit::new(Operation::Fence, Guard::Append, now);
-    for partition in 0..partitions {
-        let partition = TopicPartition::new(&landing.topic, i32::try_from(partition).unwrap_or(i32::MAX));
-        let app = format!("{}/{}/{}", landing.stream, landing.topic, partition.partition);
-        let epoch_app = format!("{app}/epoch");
-        let committed = table.txn(&app).await?;
-        let next = committed.unwrap_or(0);
-        let known = table.txn(&epoch_app).await?;
-        let epoch = known.unwrap_or(0) + 1;
-        commit.expected.push((epoch_app.clone(), known));
-        commit.txns.push((epoch_app.clone(), epoch));
-        held.insert(partition, Held { app, next, committed, epoch_app, epoch });
+/// The committer when it has written; never, if it is not at work.
+async fn written(writing: &mut Option<JoinHandle<(Box<Committer>, Result<()>)>>) -> Result<Box<Committer>> {
+    match writing {
+        Some(handle) => {
+            let done = handle.await;
+            *writing = None;
+            unwrapped(done)
+        }
+        None => std::future::pending().await,
     }
-    table.commit(commit).await?;
-    Ok(held)
 }
 
-/// What to read of each partition: from where the table stands, if the topic still has that.
-fn assign(
-    landing: &Landing,
-    bounds: &[Bounds],
-    held: &mut BTreeMap<TopicPartition, Held>,
-) -> Result<Vec<Assignment>, LandingError> {
-    let mut assignments = Vec::new();
-    for (partition, bounds) in bounds.iter().enumerate() {
-        let partition = TopicPartition::new(&landing.topic, i32::try_from(partition).unwrap_or(i32::MAX));
-        let Some(at) = held.get_mut(&partition) else { continue };
-        let wanted = at.next;
-        if wanted < bounds.earliest {
-            // Before the first commit there is nothing that could have been lost.
-            if wanted > 0 && !landing.record_gaps {
-                return Err(LandingError::Gap { partition, wanted, earliest: bounds.earliest });
-            }
-            if wanted > 0 {
-                info!(%partition, from = wanted, to = bounds.earliest, "gap recorded");
-            }
-            at.next = bounds.earliest;
-        }
-        if wanted > bounds.end {
-            return Err(LandingError::Ahead { partition, wanted, end: bounds.end });
-        }
-        let to = landing.drain.then_some(bounds.end);
-        assignments.push(Assignment { partition, from: at.next, to });
-    }
-    Ok(assignments)
+async fn joined(writing: JoinHandle<(Box<Committer>, Result<()>)>) -> Result<Box<Committer>> {
+    unwrapped(writing.await)
 }
 
-/// Decodes a micro-batch and commits it: dead letters first, each table with the same offsets.
-async fn commit(
-    around: &Around,
-    landing: &Landing,
-    decoder: &mut Decoder,
-    table: &mut Table,
-    held: &mut BTreeMap<TopicPartition, Held>,
-    records: &[Record],
-) -> Result<(u64, u64)> {
-    decoder.prepare(records).await.map_err(|blocked| blocked.error)?;
-    let batch = decoder.decode(records)?;
-    let now = (around.clock)();
-    evolve(table, decoder.schema(), now).await?;
-    let mut ends: BTreeMap<&TopicPartition, Offset> = BTreeMap::new();
-    for record in records {
-        ends.insert(&record.partition, record.offset + 1);
+fn unwrapped(
+    done: std::result::Result<(Box<Committer>, Result<()>), tokio::task::JoinError>,
+) -> Result<Box<Committer>> {
+    match done {
+        Ok((committer, Ok(()))) => Ok(committer),
+        Ok((_, Err(error))) => Err(error),
+        Err(panic) => match panic.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_) => Err(LandingError::Stopping.into()),
+        },
     }
-    let mut commit = Commit::append(now);
-    let mut ranges = Vec::new();
-    for (partition, end) in &ends {
-        let Some(at) = held.get(*partition) else { continue };
-        commit.expected.push((at.app.clone(), at.committed));
-        commit.expected.push((at.epoch_app.clone(), Some(at.epoch)));
-        commit.txns.push((at.app.clone(), *end));
-        ranges.push(json!({ "partition": partition.partition, "from": at.next, "to": end }));
-    }
-    let order: Vec<&TopicPartition> = ends.keys().copied().collect();
-    let identity_of = |letter: &super::DeadLetter| {
-        let index = order.iter().position(|p| Some(p.partition) == letter.partition).unwrap_or_default();
-        (index, letter.offset_or_line)
-    };
-    let dead = around.dead.keep(&batch.dead, &commit.txns, identity_of, now).await?;
-
-    // Rows go out in the table's own columns: it may have some that the topic no longer fills.
-    let mut writer = FileWriter::new(table, table.schema()?, WriteOptions::default(), now);
-    let rows = crate::table::project(&batch.rows, &table.schema()?, table.name())?;
-    writer.write(&rows).await?;
-    commit.actions.extend(writer.finish().await?.into_iter().map(LogAction::Add));
-    commit.info.insert(
-        "landing".to_owned(),
-        json!({ "stream": landing.stream, "topic": landing.topic, "ranges": ranges, "dead": batch.dead.len() }),
-    );
-    commit.metrics = json!({ "numOutputRows": rows.num_rows() });
-    table.commit(commit).await?;
-    for (partition, end) in ends {
-        if let Some(at) = held.get_mut(partition) {
-            at.next = end;
-            at.committed = Some(end);
-        }
-    }
-    Ok((rows.num_rows() as u64, dead))
 }

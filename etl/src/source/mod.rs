@@ -1,4 +1,5 @@
 //! Where records come from.
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -42,4 +43,8 @@ pub trait Source: Send {
     /// # Errors
     /// A gap if retention deleted the position (retrying cannot help); a lost connection (retrying can).
     async fn poll(&mut self, budget: Budget) -> Result<Polled>;
+
+    /// Stops handing out records of exactly these partitions (by number; of every topic it reads) and keeps their place;
+    /// all others go on. A partition that is not named any more goes on where it stopped.
+    fn pause(&mut self, partitions: &BTreeSet<i32>);
 }

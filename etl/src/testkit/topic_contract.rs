@@ -70,7 +70,7 @@ async fn drain(source: &mut dyn Source) -> Vec<Record> {
             Polled::Records(records) => {
                 assert!(!records.is_empty(), "records without a record");
                 for record in records {
-                    let before = last.insert(record.partition.clone(), record.offset);
+                    let before = last.insert(record.partition.as_ref().clone(), record.offset);
                     assert!(before.is_none_or(|before| before < record.offset), "offsets must rise");
                     all.push(record);
                 }

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::error::Result;
-use crate::position::{Bounds, Offset, TopicPartition};
+use crate::position::{Bounds, Offset, Positions, TopicPartition};
 use crate::record::NewRecord;
 use crate::source::Source;
 
@@ -77,8 +77,37 @@ pub trait Broker: Send + Sync {
     /// Writes records durably; returns the partition and offset each one got, in order.
     async fn produce(&self, topic: &str, records: Vec<NewRecord>) -> Result<Vec<(i32, Offset)>>;
 
+    /// Joins the group of processes that share a topic; `None` if this broker has one process only.
+    ///
+    /// # Errors
+    /// If the group cannot be joined.
+    async fn join(&self, group: &str, topic: &str) -> Result<Option<Box<dyn Membership>>>;
+
+    /// Tells the broker how far a group's work is committed, so that tools that show lag see it. Nothing is ever read
+    /// back from there, and a failure changes nothing.
+    async fn note(&self, group: &str, positions: &Positions);
+
     /// Takes over the publisher `name`: earlier holders are fenced.
     async fn publisher(&self, name: &str) -> Result<Box<dyn Publisher>>;
+}
+
+/// This process's place in a group that shares a topic's partitions.
+///
+/// The group only says who *reads* a partition. Who may *commit* it is said by the fence in the table.
+#[async_trait]
+pub trait Membership: Send {
+    /// The partitions that are ours now, in order.
+    fn partitions(&mut self) -> Vec<i32>;
+
+    /// Waits until the share changes, or is about to: then commit what was read, and call [`Membership::released`].
+    ///
+    /// # Errors
+    /// If the group was lost for good.
+    async fn changed(&mut self) -> Result<()>;
+
+    /// Says that nothing of the share before the change is held any more; the group goes on. Whoever does not say so in
+    /// time is taken for dead, and others take over.
+    fn released(&mut self);
 }
 
 /// Writes records and a note of progress in one atomic step.

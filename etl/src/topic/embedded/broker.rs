@@ -12,11 +12,11 @@ use super::source::EmbeddedSource;
 use super::store::{self, Clock, offset_of, record_id};
 use super::writer::{Placed, Writer};
 use crate::error::Result;
-use crate::position::{Bounds, Offset, TopicPartition};
+use crate::position::{Bounds, Offset, Positions, TopicPartition};
 use crate::record::NewRecord;
 use crate::source::Source;
 use crate::topic::held::off_thread;
-use crate::topic::{Assignment, Broker, BrokerError, Publisher, TopicInfo, name, partition_of};
+use crate::topic::{Assignment, Broker, BrokerError, Membership, Publisher, TopicInfo, name, partition_of};
 
 /// The biggest record we take: key, value and headers. Kafka's own default is 1 MiB.
 pub(super) const MAX_RECORD: usize = 16 << 20;
@@ -212,6 +212,12 @@ impl Broker for EmbeddedTopics {
         let by_lane: HashMap<i64, i32> = lanes.ids.iter().copied().zip(0..).collect();
         Ok(ids.iter().zip(offsets).map(|(id, offset)| (by_lane.get(id).copied().unwrap_or(0), offset)).collect())
     }
+
+    async fn join(&self, _: &str, _: &str) -> Result<Option<Box<dyn Membership>>> {
+        Ok(None)
+    }
+
+    async fn note(&self, _: &str, _: &Positions) {}
 
     async fn publisher(&self, name: &str) -> Result<Box<dyn Publisher>> {
         Ok(Box::new(EmbeddedPublisher::take_over(Arc::clone(&self.0), name).await?))

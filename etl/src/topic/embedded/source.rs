@@ -1,4 +1,5 @@
 //! Reads partitions in order, fairly, each reader on a connection of its own.
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tokio::time::{Instant, sleep_until};
 use super::headers;
 use super::store::{self, offset_of, record_id};
 use crate::error::Result;
-use crate::position::Offset;
+use crate::position::{Offset, TopicPartition};
 use crate::record::Record;
 use crate::source::{Budget, Polled, Source};
 use crate::topic::held::Held;
@@ -25,6 +26,7 @@ const LOOK: Duration = Duration::from_millis(5);
 pub(super) struct EmbeddedSource {
     reader: Held<Reader, Result<Fetched, BrokerError>>,
     commits: watch::Receiver<u64>,
+    paused: Arc<BTreeSet<i32>>,
     /// Keeps `commits` open when the broker is gone.
     _wake: Arc<watch::Sender<u64>>,
 }
@@ -39,10 +41,13 @@ impl EmbeddedSource {
     ) -> Self {
         let lanes = assigned
             .into_iter()
-            .map(|(lane, assignment)| Reading { lane, next: assignment.from, assignment, seen: None })
+            .map(|(lane, assignment)| {
+                let partition = Arc::new(assignment.partition.clone());
+                Reading { lane, next: assignment.from, assignment, partition, seen: None }
+            })
             .collect();
         let reader = Held::new(Reader { connection, path, lanes, turn: 0, version: None });
-        Self { reader, commits: commits.subscribe(), _wake: Arc::clone(commits) }
+        Self { reader, commits: commits.subscribe(), paused: Arc::default(), _wake: Arc::clone(commits) }
     }
 }
 
@@ -52,7 +57,8 @@ impl Source for EmbeddedSource {
         let deadline = Instant::now() + budget.linger;
         loop {
             self.commits.mark_unchanged();
-            match self.reader.run(move |reader| reader.fetch(budget)).await?? {
+            let paused = Arc::clone(&self.paused);
+            match self.reader.run(move |reader| reader.fetch(budget, &paused)).await?? {
                 Fetched::Records(records) => return Ok(Polled::Records(records)),
                 Fetched::End => return Ok(Polled::End),
                 Fetched::Nothing if Instant::now() >= deadline => return Ok(Polled::Idle),
@@ -66,6 +72,15 @@ impl Source for EmbeddedSource {
             }
         }
     }
+
+    fn pause(&mut self, partitions: &BTreeSet<i32>) {
+        self.paused = Arc::new(partitions.clone());
+    }
+}
+
+/// Whether a lane is not to be read for now.
+fn resting(lane: &Reading, paused: &BTreeSet<i32>) -> bool {
+    paused.contains(&lane.assignment.partition.partition)
 }
 
 enum Fetched {
@@ -88,6 +103,8 @@ struct Reader {
 struct Reading {
     lane: i64,
     assignment: Assignment,
+    /// As records carry it.
+    partition: Arc<TopicPartition>,
     next: Offset,
     /// The lane's end in the snapshot of this fetch, while there is something left to read.
     seen: Option<Offset>,
@@ -106,7 +123,7 @@ struct Left {
 }
 
 impl Reader {
-    fn fetch(&mut self, budget: Budget) -> Result<Fetched, BrokerError> {
+    fn fetch(&mut self, budget: Budget, paused: &BTreeSet<i32>) -> Result<Fetched, BrokerError> {
         if self.lanes.iter().all(Reading::done) {
             return Ok(Fetched::End);
         }
@@ -121,12 +138,17 @@ impl Reader {
         }
         let snapshot = self.connection.transaction().map_err(&failed)?;
         for lane in self.lanes.iter_mut().filter(|lane| !lane.done()) {
+            if resting(lane, paused) {
+                lane.seen = None;
+                continue;
+            }
             look(&snapshot, lane, &self.path)?;
         }
         let records = take(&snapshot, &mut self.lanes, &mut self.turn, budget).map_err(&failed)?;
         drop(snapshot);
         if records.is_empty() {
-            self.version = Some(version);
+            // What rests is looked at again when it goes on, whether somebody wrote meanwhile or not.
+            self.version = paused.is_empty().then_some(version);
             return Ok(Fetched::Nothing);
         }
         self.version = None;
@@ -207,7 +229,7 @@ fn take_from(
         }
         let offset = offset_of(row.get(0)?);
         records.push(Record {
-            partition: lane.assignment.partition.clone(),
+            partition: Arc::clone(&lane.partition),
             offset,
             timestamp_ms: row.get(1)?,
             key: key.map(Bytes::copy_from_slice),

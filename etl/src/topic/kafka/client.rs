@@ -11,16 +11,17 @@ use rdkafka::metadata::{Metadata, MetadataTopic};
 use rdkafka::{Offset as At, TopicPartitionList};
 
 use super::heard::Heard;
+use super::member::{self, Member};
 use super::producer::Producing;
 use super::publisher::KafkaPublisher;
 use super::settings::KafkaSettings;
 use super::source::KafkaSource;
 use crate::error::Result;
-use crate::position::{Bounds, Offset, TopicPartition};
+use crate::position::{Bounds, Offset, Positions, TopicPartition};
 use crate::record::NewRecord;
 use crate::source::Source;
 use crate::topic::held::off_thread;
-use crate::topic::{Assignment, Broker, BrokerError, Publisher, TopicInfo, name};
+use crate::topic::{Assignment, Broker, BrokerError, Membership, Publisher, TopicInfo, name};
 
 /// How long one question waits before we look why there is no answer.
 const ASK: Duration = Duration::from_secs(1);
@@ -37,6 +38,8 @@ pub(super) struct Kafka {
     producing: Mutex<Option<Arc<Producing>>>,
     /// Partitions of topics seen, so that writing does not ask each time.
     known: Mutex<HashMap<String, i32>>,
+    /// Clients by whose groups lag tools see how far we are.
+    pub(super) noting: Mutex<HashMap<String, BaseConsumer<Heard>>>,
 }
 
 impl KafkaBroker {
@@ -51,8 +54,8 @@ impl KafkaBroker {
             .consumer("read_committed")?
             .create_with_context(heard.clone())
             .map_err(|error| heard.explain(&error, "opening", None))?;
-        let (producing, known) = (Mutex::default(), Mutex::default());
-        Ok(Self(Arc::new(Kafka { settings, heard, asking, producing, known })))
+        let (producing, known, noting) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Ok(Self(Arc::new(Kafka { settings, heard, asking, producing, known, noting })))
     }
 
     async fn blocking<T: Send + 'static>(
@@ -303,6 +306,20 @@ impl Broker for KafkaBroker {
         };
         let waiting = self.blocking(send).await?;
         Ok(waiting.done().await?)
+    }
+
+    async fn join(&self, group: &str, topic: &str) -> Result<Option<Box<dyn Membership>>> {
+        let (group, topic) = (group.to_owned(), topic.to_owned());
+        let member = self.blocking(move |kafka| Member::join(kafka, &group, &topic)).await?;
+        Ok(Some(Box::new(member)))
+    }
+
+    async fn note(&self, group: &str, positions: &Positions) {
+        let (named, positions) = (group.to_owned(), positions.clone());
+        let noted = self.blocking(move |kafka| Ok(member::note(kafka, &named, &positions))).await;
+        if let Ok(Err(error)) = noted {
+            tracing::debug!(group, %error, "lag tools are not told how far the group is");
+        }
     }
 
     async fn publisher(&self, name: &str) -> Result<Box<dyn Publisher>> {

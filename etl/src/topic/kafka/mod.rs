@@ -13,6 +13,7 @@
 mod batch;
 mod client;
 mod heard;
+mod member;
 mod producer;
 mod publisher;
 mod settings;

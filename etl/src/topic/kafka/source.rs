@@ -1,5 +1,7 @@
 //! Reads assigned partitions from given positions, never as a member of a group.
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,7 +15,7 @@ use super::batch::{Came, Queue, Raw};
 use super::client::{Kafka, metadata};
 use super::heard::Heard;
 use crate::error::Result;
-use crate::position::Offset;
+use crate::position::{Offset, TopicPartition};
 use crate::record::Record;
 use crate::source::{Budget, Polled, Source};
 use crate::topic::held::Held;
@@ -23,7 +25,10 @@ use crate::topic::{Assignment, BrokerError};
 const WAIT: Duration = Duration::from_millis(100);
 
 /// A reader over some partitions.
-pub(super) struct KafkaSource(Held<Reader, Result<Fetched, BrokerError>>);
+pub(super) struct KafkaSource {
+    reader: Held<Reader, Result<Fetched, BrokerError>>,
+    paused: Arc<BTreeSet<i32>>,
+}
 
 impl KafkaSource {
     /// Checks the partitions and starts fetching.
@@ -48,6 +53,7 @@ impl KafkaSource {
             .map(|assignment| Lane {
                 done: assignment.to.is_some_and(|to| assignment.from >= to),
                 next: assignment.from,
+                partition: Arc::new(assignment.partition.clone()),
                 assignment,
             })
             .collect();
@@ -64,8 +70,18 @@ impl KafkaSource {
         })?;
         queue.consumer().assign(&assigned).map_err(|error| explain(&error))?;
         let patience = kafka.settings.timeout;
-        let (ready, failed) = (VecDeque::new(), None);
-        Ok(Self(Held::new(Reader { queue, heard, lanes, at: 0, ready, failed, patience, down_since: None })))
+        let reader = Reader {
+            queue,
+            heard,
+            lanes,
+            at: 0,
+            ready: VecDeque::new(),
+            failed: None,
+            paused: Arc::default(),
+            patience,
+            down_since: None,
+        };
+        Ok(Self { reader: Held::new(reader), paused: Arc::default() })
     }
 }
 
@@ -75,13 +91,22 @@ impl Source for KafkaSource {
         let deadline = Instant::now() + budget.linger;
         loop {
             let wait = deadline.saturating_duration_since(Instant::now()).min(WAIT);
-            match self.0.run(move |reader| reader.fetch(budget, wait)).await?? {
+            let paused = Arc::clone(&self.paused);
+            let fetch = move |reader: &mut Reader| {
+                reader.rest(paused);
+                reader.fetch(budget, wait)
+            };
+            match self.reader.run(fetch).await?? {
                 Fetched::Records(records) => return Ok(Polled::Records(records)),
                 Fetched::End => return Ok(Polled::End),
                 Fetched::Nothing if Instant::now() >= deadline => return Ok(Polled::Idle),
                 Fetched::Nothing => {}
             }
         }
+    }
+
+    fn pause(&mut self, partitions: &BTreeSet<i32>) {
+        self.paused = Arc::new(partitions.clone());
     }
 }
 
@@ -102,12 +127,16 @@ struct Reader {
     ready: VecDeque<Record>,
     /// What ended this reader; it is said again each time.
     failed: Option<BrokerError>,
+    /// Partitions that rest for now.
+    paused: Arc<BTreeSet<i32>>,
     patience: Duration,
     down_since: Option<std::time::Instant>,
 }
 
 struct Lane {
     assignment: Assignment,
+    /// As records carry it.
+    partition: Arc<TopicPartition>,
     next: Offset,
     done: bool,
 }
@@ -123,6 +152,31 @@ impl Lane {
 }
 
 impl Reader {
+    /// Lets exactly these partitions rest. What was fetched of them already is still handed out: at most what the
+    /// client holds.
+    fn rest(&mut self, paused: Arc<BTreeSet<i32>>) {
+        if paused == self.paused {
+            return;
+        }
+        let of = |partitions: &BTreeSet<i32>, but: &BTreeSet<i32>| {
+            let mut list = TopicPartitionList::new();
+            for lane in self.lanes.iter().filter(|lane| !lane.done) {
+                let number = lane.partition.partition;
+                if partitions.contains(&number) && !but.contains(&number) {
+                    list.add_partition(&lane.partition.topic, number);
+                }
+            }
+            list
+        };
+        let consumer = self.queue.consumer();
+        for outcome in [consumer.pause(&of(&paused, &self.paused)), consumer.resume(&of(&self.paused, &paused))] {
+            if let Err(error) = outcome {
+                tracing::debug!(%error, "partitions cannot rest, or go on");
+            }
+        }
+        self.paused = paused;
+    }
+
     fn fetch(&mut self, budget: Budget, wait: Duration) -> Result<Fetched, BrokerError> {
         let rows = budget.rows.max(1);
         if self.ready.is_empty() {
@@ -145,7 +199,7 @@ impl Reader {
         let mut bytes = 0;
         while records.len() < rows {
             let Some(next) = self.ready.front() else { break };
-            bytes += size(next);
+            bytes += next.size();
             if bytes > budget.bytes && !records.is_empty() {
                 break;
             }
@@ -161,16 +215,16 @@ impl Reader {
             let Self { queue, lanes, at, ready, .. } = self;
             let mut ended = Vec::new();
             let mut troubles = Vec::new();
+            let mut taken = Taken::default();
             let came = queue.take(rows - ready.len(), wait, |came| match came {
                 Came::Record(raw) => {
                     let Some(lane) = find(lanes, at, raw.topic, raw.partition) else { return };
-                    let past = lane.assignment.to.is_some_and(|to| raw.offset >= to);
-                    if !past && raw.offset >= lane.next && !lane.done {
-                        let record = record(lane, &raw);
-                        bytes += size(&record);
-                        ready.push_back(record);
+                    let offset = raw.offset;
+                    let past = lane.assignment.to.is_some_and(|to| offset >= to);
+                    if !past && offset >= lane.next && !lane.done {
+                        bytes += taken.push(lane, raw);
                     }
-                    if lane.reach(raw.offset + 1) {
+                    if lane.reach(offset + 1) {
                         ended.push(*at);
                     }
                 }
@@ -181,6 +235,7 @@ impl Reader {
                 }
                 Came::Failed { topic, partition, error } => troubles.push((topic.to_owned(), partition, error)),
             });
+            taken.hand_on(ready);
             self.pause(&ended);
             for (topic, partition, error) in troubles {
                 self.failed = self.failed.take().or_else(|| self.trouble(&topic, partition, &error));
@@ -266,18 +321,55 @@ fn find<'l>(lanes: &'l mut [Lane], at: &mut usize, topic: &str, partition: i32) 
     lanes.get_mut(*at)
 }
 
-fn record(lane: &Lane, raw: &Raw<'_>) -> Record {
-    Record {
-        partition: lane.assignment.partition.clone(),
-        offset: raw.offset,
-        timestamp_ms: raw.timestamp_ms,
-        key: raw.key.map(Bytes::copy_from_slice),
-        value: raw.value.map(Bytes::copy_from_slice),
-        headers: raw.headers.clone(),
-    }
+/// Records copied out of the client's memory. All their bytes go into one block: a block of its own for each key and
+/// value costs more than the copy.
+#[derive(Default)]
+struct Taken {
+    block: Vec<u8>,
+    records: Vec<Copied>,
 }
 
-fn size(record: &Record) -> usize {
-    let headers: usize = record.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    headers + record.key.as_ref().map_or(0, Bytes::len) + record.value.as_ref().map_or(0, Bytes::len)
+struct Copied {
+    partition: Arc<TopicPartition>,
+    offset: Offset,
+    timestamp_ms: i64,
+    key: Option<Range<usize>>,
+    value: Option<Range<usize>>,
+    headers: Vec<(String, Bytes)>,
+}
+
+impl Taken {
+    /// Copies a record; returns its size.
+    fn push(&mut self, lane: &Lane, raw: Raw<'_>) -> usize {
+        let before = self.block.len();
+        let mut copy = |bytes: &[u8]| {
+            let from = self.block.len();
+            self.block.extend_from_slice(bytes);
+            from..self.block.len()
+        };
+        let (key, value) = (raw.key.map(&mut copy), raw.value.map(&mut copy));
+        let headers: usize = raw.headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.records.push(Copied {
+            partition: Arc::clone(&lane.partition),
+            offset: raw.offset,
+            timestamp_ms: raw.timestamp_ms,
+            key,
+            value,
+            headers: raw.headers,
+        });
+        self.block.len() - before + headers
+    }
+
+    /// Hands the records on, each with its part of the block.
+    fn hand_on(self, ready: &mut VecDeque<Record>) {
+        let block = Bytes::from(self.block);
+        ready.extend(self.records.into_iter().map(|copied| Record {
+            partition: copied.partition,
+            offset: copied.offset,
+            timestamp_ms: copied.timestamp_ms,
+            key: copied.key.map(|range| block.slice(range)),
+            value: copied.value.map(|range| block.slice(range)),
+            headers: copied.headers,
+        }));
+    }
 }

@@ -1,0 +1,113 @@
+//! Which partitions a landing holds: where each stands, and the fence that it stands behind.
+//!
+//! Both are txns of the table: `{stream}/{topic}/{partition}` is the next offset to read, `…/epoch` counts the holders.
+//! Whoever begins to write raises the epoch in a commit without rows; a commit of an earlier holder is refused from then
+//! on, wherever it was when its process stood still.
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+
+use super::error::LandingError;
+use super::landing::Landing;
+use crate::error::Result;
+use crate::position::{Bounds, Offset, TopicPartition};
+use crate::table::{Commit, Guard, Operation, Table};
+use crate::topic::Assignment;
+
+/// One partition in our hands.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) app: String,
+    /// The next offset to read that is not in the table yet.
+    pub(super) next: Offset,
+    /// What the table has of it: `None` before the first commit.
+    pub(super) committed: Option<i64>,
+    pub(super) epoch_app: String,
+    /// The epoch found, and ours once the fence is raised.
+    pub(super) epoch: Option<i64>,
+}
+
+/// All partitions in our hands.
+pub(super) type Holding = BTreeMap<i32, Held>;
+
+/// The half-open range `[from, to)` that retention deleted before it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Gap {
+    pub(super) partition: i32,
+    pub(super) from: Offset,
+    pub(super) to: Offset,
+}
+
+/// Reads where the partitions stand. Nothing is raised yet.
+pub(super) async fn look(table: &Table, landing: &Landing, partitions: &[i32]) -> Result<Holding> {
+    let mut holding = Holding::new();
+    for partition in partitions {
+        let (app, epoch_app) = (landing.app(*partition), landing.epoch_app(*partition));
+        let committed = table.txn(&app).await?;
+        let epoch = table.txn(&epoch_app).await?;
+        let next = committed.unwrap_or(0);
+        holding.insert(*partition, Held { app, next, committed, epoch_app, epoch });
+    }
+    Ok(holding)
+}
+
+/// What to read of each partition, from where the table stands; and what is lost of it.
+///
+/// # Errors
+/// [`LandingError::Gap`] if something is lost and that is not to be recorded; [`LandingError::Ahead`] if the table is
+/// past the topic's end.
+pub(super) fn assign(
+    landing: &Landing,
+    bounds: &[Bounds],
+    holding: &mut Holding,
+) -> Result<(Vec<Assignment>, Vec<Gap>), LandingError> {
+    let mut assignments = Vec::new();
+    let mut gaps = Vec::new();
+    for (number, held) in holding {
+        let partition = TopicPartition::new(&landing.topic, *number);
+        let Some(bounds) = usize::try_from(*number).ok().and_then(|at| bounds.get(at)) else { continue };
+        let wanted = held.next;
+        if wanted > bounds.end {
+            return Err(LandingError::Ahead { partition, wanted, end: bounds.end });
+        }
+        let mut from = wanted;
+        if wanted < bounds.earliest {
+            from = bounds.earliest;
+            // Before the first commit there is nothing that could have been lost.
+            if held.committed.is_none() {
+                held.next = from;
+            } else if landing.record_gaps {
+                gaps.push(Gap { partition: *number, from: wanted, to: from });
+            } else {
+                return Err(LandingError::Gap { partition, wanted, earliest: bounds.earliest });
+            }
+        }
+        assignments.push(Assignment { partition, from, to: landing.drain.then_some(bounds.end) });
+    }
+    Ok((assignments, gaps))
+}
+
+/// Raises the fence of every partition in one commit without rows. Returns whether all still stand where we looked: if
+/// not, somebody committed since, and what was read from there on must be read anew.
+///
+/// # Errors
+/// [`TableError::Fenced`](crate::table::TableError) if somebody else raised a fence meanwhile.
+pub(super) async fn take_over(table: &mut Table, holding: &mut Holding, now: DateTime<Utc>) -> Result<bool> {
+    let mut commit = Commit::new(Operation::Fence, Guard::Append, now);
+    for held in holding.values_mut() {
+        let ours = held.epoch.unwrap_or(0) + 1;
+        commit.expected.push((held.epoch_app.clone(), held.epoch));
+        commit.txns.push((held.epoch_app.clone(), ours));
+        held.epoch = Some(ours);
+    }
+    table.commit(commit).await?;
+    for held in holding.values() {
+        if table.txn(&held.app).await? != held.committed {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[cfg(test)]
+mod tests;
