@@ -161,6 +161,7 @@ pub async fn ingest(work: &Ingest<'_>) -> Result<Ingested> {
             .map_err(|e| IngestError::Location { file: input.shown.clone(), why: e.to_string() })?,
     );
     let lake = work.engine.lake();
+    let _computing = lake.compute(&work.table).await;
     let mut table = lake.ensure(&work.table, &schema, &[("delta.enableChangeDataFeed", "true")]).await?;
 
     let mut reading = stage(work, &input, &table, false).await?;

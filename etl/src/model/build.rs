@@ -72,6 +72,7 @@ pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateT
 
     let arrow_schema = plan.schema().as_arrow().clone();
     let schema = storable(&arrow_schema);
+    let _computing = lake.compute(&model.table).await;
     let mut table = lake.ensure(&model.table, &schema, &[]).await?;
     let mut expected = Vec::new();
     for (app, _) in &txns {

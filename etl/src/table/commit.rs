@@ -10,12 +10,16 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use deltalake::kernel::transaction::{PROTOCOL, TransactionError};
 use deltalake::kernel::{Action, CommitInfo, Transaction};
-use deltalake::logstore::{CommitOrBytes, get_actions};
+use deltalake::logstore::{CommitOrBytes, LogStoreRef, get_actions};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tracing::{debug, warn};
 use uuid::Uuid;
 
 use super::error::TableError;
+use super::head::Head;
+use super::lake::TableName;
+use super::owner::Owner;
 use super::snapshot::Table;
 use crate::error::Result;
 use crate::failpoint::hit;
@@ -24,6 +28,10 @@ use crate::failpoint::hit;
 const ID: &str = "tidemillCommit";
 /// How often an unknown outcome is looked into before we give up. With the waits below: about six seconds.
 const ATTEMPTS: u32 = 6;
+/// After this long without a look, a head may be older than the log. Far below the least that clean-up keeps.
+const STALE: Duration = Duration::from_mins(10);
+/// The property by which a table forgets the progress of identities that were quiet for a while.
+const FORGETS: &str = "delta.setTransactionRetentionDuration";
 
 /// What the commit is called in the history.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +46,10 @@ pub enum Operation {
     Evolve,
     /// A partition was taken over; no rows.
     Fence,
+    /// Small files became larger ones; the same rows.
+    Optimize,
+    /// An older version's rows and progress were put back.
+    Restore,
 }
 
 impl Operation {
@@ -49,6 +61,8 @@ impl Operation {
             Self::Upsert => "MERGE",
             Self::Evolve => "ADD COLUMN",
             Self::Fence => "SET TBLPROPERTIES",
+            Self::Optimize => "OPTIMIZE",
+            Self::Restore => "RESTORE",
         }
     }
 }
@@ -58,8 +72,12 @@ impl Operation {
 pub enum Guard {
     /// Rows are only added: any commit that leaves our progress and the columns alone.
     Append,
-    /// What we write was computed from the snapshot: none that added or removed rows.
+    /// What we write was computed from the snapshot: none that added or removed rows, or moved those we remove.
     Exclusive,
+    /// The same rows in other files: any commit that leaves the columns and the files we remove alone.
+    Rearrange,
+    /// The table's whole state is replaced: none at all.
+    Alone,
 }
 
 /// A commit about to be made.
@@ -90,6 +108,16 @@ pub struct Committed {
     pub version: u64,
 }
 
+/// Where a commit goes.
+pub(super) struct Log<'a> {
+    /// The table.
+    pub(super) name: &'a TableName,
+    /// Its log.
+    pub(super) store: LogStoreRef,
+    /// Who orders the commits of this process.
+    pub(super) owner: &'a Owner,
+}
+
 impl Table {
     /// Makes `commit` the table's next version and moves this handle on to it.
     ///
@@ -98,82 +126,110 @@ impl Table {
     /// rows or columns under an exclusive commit. In both cases nothing was written. A storage failure that stays
     /// unknown after `ATTEMPTS` looks is returned as such: the next start reads the progress and knows.
     pub async fn commit(&mut self, commit: Commit) -> Result<Committed> {
-        let name = self.name().clone();
-        let state = self.delta().snapshot().map_err(|e| TableError::delta("read", &name, e))?;
-        PROTOCOL
-            .can_write_to(state)
-            .map_err(|e| TableError::Protocol { table: name.to_string(), why: e.to_string() })?;
-        hit("commit.begin").await;
-        self.check_expected(&commit).await?;
+        self.writable(!commit.txns.is_empty())?;
+        let mut head = self.head().await?;
+        let done = self.log().put(&mut head, commit).await?;
+        hit("commit.before_refresh").await;
+        self.follow(head).await?;
+        hit("commit.done").await;
+        Ok(done)
+    }
 
+    /// Whether we can keep what the table asks of its writers, and it keeps the progress we write.
+    pub(super) fn writable(&self, progress: bool) -> Result<()> {
+        let state = self.delta().snapshot().map_err(|e| TableError::delta("read", self.name(), e))?;
+        let refused = |why: String| TableError::Protocol { table: self.name().to_string(), why };
+        PROTOCOL.can_write_to(state).map_err(|e| refused(e.to_string()))?;
+        // A checkpoint may leave out progress older than this: what it stood for would be done again.
+        if progress && state.metadata().configuration().contains_key(FORGETS) {
+            return Err(refused(format!("`{FORGETS}` makes it forget progress")).into());
+        }
+        Ok(())
+    }
+}
+
+impl Log<'_> {
+    /// Puts `commit` after `head`, or after what others put meanwhile if it may follow that; `head` is then its version.
+    pub(super) async fn put(&self, head: &mut Head, commit: Commit) -> Result<Committed> {
+        hit("commit.begin").await;
+        let _turn = self.owner.turn().await;
+        let name = self.name.to_string();
+        if matches!(commit.guard, Guard::Rearrange) && self.owner.busy() {
+            return Err(TableError::Busy { table: name }.into());
+        }
+        self.still_there(head).await?;
+        commit.check(&name, head)?;
         let id = Uuid::new_v4().to_string();
-        let log = self.log_store();
-        let mut version = self.version() + 1;
-        let mut body = commit.body(&id, version - 1, self.committed_at())?;
+        let mut body = commit.body(&id, head.version, head.at_ms)?;
         let mut wait = Duration::from_millis(100);
-        for attempt in 1..=ATTEMPTS {
+        let mut unknown = 0;
+        loop {
+            let version = head.version + 1;
             hit("commit.before_put").await;
-            let put = log.write_commit_entry(version, CommitOrBytes::LogBytes(body.clone()), Uuid::nil()).await;
+            let put = self.store.write_commit_entry(version, CommitOrBytes::LogBytes(body.clone()), Uuid::nil()).await;
             hit("commit.after_put").await;
             let Err(error) = put else {
-                debug!(table = %name, version, "committed");
-                hit("commit.before_refresh").await;
-                self.refresh().await?;
-                hit("commit.done").await;
-                return Ok(Committed { version });
+                debug!(table = name, version, "committed");
+                break;
             };
-            let taken = matches!(error, TransactionError::VersionAlreadyExists(_));
-            if !taken {
-                warn!(table = %name, version, %error, attempt, "outcome of a commit unknown, reading the log");
+            if !matches!(error, TransactionError::VersionAlreadyExists(_)) {
+                warn!(table = name, version, %error, unknown, "outcome of a commit unknown, reading the log");
             }
             // Read on from the version we wanted, as far as there is anything.
             let mut followed = false;
+            let mut ours = false;
             hit("commit.before_look").await;
             loop {
-                let entry = match log.read_commit_entry(version).await {
+                let next = head.version + 1;
+                let entry = match self.store.read_commit_entry(next).await {
                     Ok(entry) => entry,
-                    Err(read) if attempt == ATTEMPTS => return Err(TableError::delta("commit to", &name, read).into()),
+                    Err(read) if unknown + 1 >= ATTEMPTS => {
+                        return Err(TableError::delta("commit to", &name, read).into());
+                    }
                     Err(_) => None,
                 };
                 let Some(entry) = entry else { break };
-                let actions =
-                    get_actions(version, &entry).map_err(|e| TableError::delta("read the log of", &name, e))?;
+                let actions = get_actions(next, &entry).map_err(|e| TableError::delta("read the log of", &name, e))?;
                 if is_ours(&actions, &id) {
-                    self.refresh().await?;
-                    return Ok(Committed { version });
+                    ours = true;
+                    break;
                 }
-                commit.may_follow(&name.to_string(), version, &actions)?;
-                version += 1;
+                commit.may_follow(&name, next, &actions)?;
+                head.fold(&actions);
                 followed = true;
+            }
+            if ours {
+                break;
             }
             if followed {
                 hit("commit.before_follow").await;
-                self.refresh().await?;
-                self.check_expected(&commit).await?;
-                version = self.version() + 1;
-                body = commit.body(&id, version - 1, self.committed_at())?;
+                // Somebody got on: as long as that is so, trying again comes to an end.
+                commit.check(&name, head)?;
+                body = commit.body(&id, head.version, head.at_ms)?;
                 continue;
             }
-            if attempt == ATTEMPTS {
+            unknown += 1;
+            if unknown >= ATTEMPTS {
                 let source = deltalake::DeltaTableError::Transaction { source: error };
                 return Err(TableError::delta("commit to", &name, source).into());
             }
             tokio::time::sleep(wait).await;
             wait *= 2;
         }
-        Err(TableError::Conflict { table: name.to_string(), version }.into())
+        commit.settle(head);
+        Ok(Committed { version: head.version })
     }
 
-    /// Progress in the table is still what the commit starts from.
-    async fn check_expected(&self, commit: &Commit) -> Result<()> {
-        for (app, known) in &commit.expected {
-            let found = self.txn(app).await?;
-            if found != *known {
-                let table = self.name().to_string();
-                return Err(TableError::Fenced { table, app: app.clone(), known: *known, found }.into());
-            }
+    /// A handle left lying may be older than the log: then its next version is free, because it was cleaned up.
+    async fn still_there(&self, head: &Head) -> Result<()> {
+        if head.seen.elapsed() < STALE {
+            return Ok(());
         }
-        Ok(())
+        let entry = self.store.read_commit_entry(head.version).await;
+        match entry.map_err(|e| TableError::delta("read the log of", self.name, e))? {
+            Some(_) => Ok(()),
+            None => Err(TableError::Conflict { table: self.name.to_string(), version: head.version }.into()),
+        }
     }
 }
 
@@ -229,23 +285,56 @@ impl Commit {
         Ok(text.into())
     }
 
+    /// Progress in the table is still what the commit starts from.
+    fn check(&self, table: &str, head: &Head) -> Result<()> {
+        for (app, known) in &self.expected {
+            let found = head.txns.get(app).copied();
+            if found != *known {
+                return Err(
+                    TableError::Fenced { table: table.to_owned(), app: app.clone(), known: *known, found }.into()
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves `head` on to this commit, which is in the log.
+    fn settle(self, head: &mut Head) {
+        head.version += 1;
+        head.seen = Instant::now();
+        head.at_ms = self.now.timestamp_millis().max(head.at_ms);
+        head.txns.extend(self.txns);
+    }
+
     /// Whether this commit may come after a foreign version with these entries.
     fn may_follow(&self, table: &str, version: u64, foreign: &[Action]) -> Result<()> {
         let conflict = || Err(TableError::Conflict { table: table.to_owned(), version }.into());
+        let removed = |path: &str| self.actions.iter().any(|own| matches!(own, Action::Remove(r) if r.path == path));
         for action in foreign {
-            match action {
+            let (path, rows_change) = match action {
                 Action::Metadata(_) | Action::Protocol(_) => return conflict(),
-                Action::Add(_) | Action::Remove(_) if self.guard == Guard::Exclusive => return conflict(),
                 Action::Txn(txn) => {
                     if let Some((app, known)) = self.expected.iter().find(|(app, _)| *app == txn.app_id) {
                         let (table, app) = (table.to_owned(), app.clone());
                         return Err(TableError::Fenced { table, app, known: *known, found: Some(txn.version) }.into());
                     }
+                    continue;
                 }
-                _ => {}
+                Action::Add(add) => (&add.path, add.data_change),
+                Action::Remove(remove) => (&remove.path, remove.data_change),
+                _ => continue,
+            };
+            let clash = match self.guard {
+                Guard::Append => false,
+                Guard::Exclusive => rows_change || removed(path),
+                Guard::Rearrange => removed(path),
+                Guard::Alone => true,
+            };
+            if clash {
+                return conflict();
             }
         }
-        Ok(())
+        if self.guard == Guard::Alone { conflict() } else { Ok(()) }
     }
 }
 

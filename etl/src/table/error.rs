@@ -48,6 +48,12 @@ pub enum TableError {
         /// Progress as the table has it.
         found: Option<i64>,
     },
+    /// Files cannot be rearranged while something is computed from them.
+    #[error("rearrange the files of `{table}` now")]
+    Busy {
+        /// The table.
+        table: String,
+    },
     /// The table's columns and the rows' columns do not fit.
     #[error("write to `{table}`: column `{column}` does not fit")]
     Schema {
@@ -136,6 +142,7 @@ impl Explain for TableError {
             Self::Fenced { .. } => "T0005",
             Self::Schema { .. } => "T0006",
             Self::Protocol { .. } => "T0007",
+            Self::Busy { .. } => "T0011",
             Self::Delta { .. } | Self::Storage { .. } | Self::Parquet { .. } => {
                 if self.disk_full() {
                     "T0009"
@@ -155,7 +162,7 @@ impl Explain for TableError {
             | Self::Schema { .. }
             | Self::Protocol { .. }
             | Self::Fenced { .. } => Retry::Never,
-            Self::Conflict { .. } => Retry::Later,
+            Self::Conflict { .. } | Self::Busy { .. } => Retry::Later,
             Self::Lake { .. } => Retry::AfterPerson,
             Self::Delta { .. } | Self::Storage { .. } | Self::Parquet { .. } => {
                 if self.disk_full() || self.no_right() {
@@ -173,6 +180,9 @@ impl Explain for TableError {
             Self::Lake { why, .. } | Self::Protocol { why, .. } => Some(why.clone()),
             Self::Conflict { version, .. } => {
                 Some(format!("version {version} was written while this was being prepared"))
+            }
+            Self::Busy { .. } => {
+                Some("an upsert or a model is being computed from them; nothing was written".to_owned())
             }
             Self::Fenced { known, found, .. } => {
                 let show = |value: &Option<i64>| value.map_or_else(|| "nothing".to_owned(), |v| v.to_string());

@@ -18,6 +18,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::error::TableError;
+use super::owner::{Computing, Owners};
 use super::snapshot::Table;
 use crate::error::Result;
 use crate::failpoint::hit;
@@ -92,6 +93,7 @@ pub struct Lake {
     root: Url,
     store: Arc<DynObjectStore>,
     prefix: Path,
+    owners: Arc<Owners>,
 }
 
 impl fmt::Debug for Lake {
@@ -126,7 +128,7 @@ impl Lake {
         }
         let (store, prefix) =
             object_store::parse_url_opts(&root, options(s3)).map_err(|e| failed(unsupported(root.scheme(), &e)))?;
-        Ok(Self { root, store: Arc::from(store), prefix })
+        Ok(Self { root, store: Arc::from(store), prefix, owners: Arc::default() })
     }
 
     /// The root, with a slash at its end.
@@ -214,13 +216,23 @@ impl Lake {
     pub async fn try_table(&self, name: &TableName) -> Result<Option<Table>> {
         let mut delta = DeltaTable::new(self.log_store(name)?);
         match delta.load().await {
-            Ok(()) => Ok(Some(Table::new(name.clone(), delta))),
+            Ok(()) => Ok(Some(self.handle(name, delta))),
             Err(DeltaTableError::NotATable(_) | DeltaTableError::InvalidVersion(_)) => Ok(None),
             Err(other) => {
                 // A folder without a log is reported in several ways; a look settles it.
                 if self.has_log(name).await? { Err(TableError::delta("read", name, other).into()) } else { Ok(None) }
             }
         }
+    }
+
+    /// Keeps compactions of this process off the table while the guard lives. Taken before the table is opened by who
+    /// computes from its files what to commit.
+    pub(crate) async fn compute(&self, name: &TableName) -> Computing {
+        self.owners.of(name).compute().await
+    }
+
+    fn handle(&self, name: &TableName, delta: DeltaTable) -> Table {
+        Table::new(name.clone(), delta, self.owners.of(name))
     }
 
     async fn has_log(&self, name: &TableName) -> Result<bool> {
@@ -248,7 +260,7 @@ impl Lake {
     pub async fn table_at(&self, name: &TableName, version: u64) -> Result<Table> {
         let mut delta = DeltaTable::new(self.log_store(name)?);
         delta.load_version(version).await.map_err(|e| TableError::delta("read an old version of", name, e))?;
-        Ok(Table::new(name.clone(), delta))
+        Ok(self.handle(name, delta))
     }
 
     /// The table as of the newest version committed at or before `at`, by the times that its history shows.
@@ -289,7 +301,7 @@ impl Lake {
             .await;
         hit("lake.after_create").await;
         match created {
-            Ok(delta) => Ok(Table::new(name.clone(), delta)),
+            Ok(delta) => Ok(self.handle(name, delta)),
             // Somebody else was quicker: theirs is as good.
             Err(error) => match self.try_table(name).await? {
                 Some(table) => Ok(table),

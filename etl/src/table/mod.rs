@@ -3,16 +3,22 @@
 //! One commit carries rows and progress together ([`Commit`]): nothing else in the program remembers what is done.
 //! Commits are written by us, as one put-if-absent of the next log file, because the outcome of a failed put is
 //! *unknown* and only the caller can tell what its own commit looks like (see `commit`).
+mod appender;
 mod commit;
 mod error;
 mod evolve;
+mod head;
 mod lake;
+mod owner;
 mod snapshot;
 mod stats;
 mod storable;
+#[cfg(test)]
+mod tests;
 mod upsert;
 mod write;
 
+pub use appender::Appender;
 pub use commit::{Commit, Committed, Guard, Operation};
 pub use error::TableError;
 pub use evolve::{evolve, project};

@@ -1,4 +1,5 @@
 //! A table at one version: its columns, files, progress and history.
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -9,13 +10,21 @@ use deltalake::DeltaTable;
 use deltalake::delta_datafusion::DeltaScanConfig;
 use deltalake::kernel::Remove;
 use deltalake::kernel::engine::arrow_conversion::TryIntoArrow as _;
-use deltalake::logstore::LogStoreRef;
+use deltalake::logstore::{LogStoreRef, get_actions};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
+use tokio::sync::OnceCell;
+use tokio::time::Instant;
 
+use super::commit::Log;
 use super::error::TableError;
+use super::head::{Head, read_txns};
 use super::lake::TableName;
+use super::owner::Owner;
 use crate::error::Result;
+
+/// More versions than this at once, and reading all progress anew is cheaper than reading each entry.
+const CATCH_UP: u64 = 64;
 
 /// A column as `tables show` prints it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -58,17 +67,25 @@ pub struct HistoryEntry {
 pub struct Table {
     name: TableName,
     delta: DeltaTable,
+    owner: Arc<Owner>,
+    /// All progress as of this version, once somebody has asked for some.
+    txns: OnceCell<HashMap<String, i64>>,
+    /// When the log was last read.
+    seen: Instant,
 }
 
 impl std::fmt::Debug for Table {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Table").field("name", &self.name).field("version", &self.delta.version()).finish()
+        f.debug_struct("Table")
+            .field("name", &self.name)
+            .field("version", &self.delta.version())
+            .finish_non_exhaustive()
     }
 }
 
 impl Table {
-    pub(crate) fn new(name: TableName, delta: DeltaTable) -> Self {
-        Self { name, delta }
+    pub(super) fn new(name: TableName, delta: DeltaTable, owner: Arc<Owner>) -> Self {
+        Self { name, delta, owner, txns: OnceCell::new(), seen: Instant::now() }
     }
 
     /// The name.
@@ -84,6 +101,52 @@ impl Table {
     /// The Delta library's own handle.
     pub fn delta(&self) -> &DeltaTable {
         &self.delta
+    }
+
+    pub(super) fn owner(&self) -> &Arc<Owner> {
+        &self.owner
+    }
+
+    pub(super) fn log(&self) -> Log<'_> {
+        Log { name: &self.name, store: self.log_store(), owner: &self.owner }
+    }
+
+    /// What a commit after this version has to know.
+    pub(super) async fn head(&self) -> Result<Head> {
+        let txns = self.txns().await?.clone();
+        Ok(Head { version: self.version(), at_ms: self.committed_at(), seen: self.seen, txns })
+    }
+
+    /// Moves on to the newest version, of which `head` is known already.
+    pub(super) async fn follow(&mut self, head: Head) -> Result<()> {
+        self.txns = OnceCell::new();
+        self.seen = Instant::now();
+        self.delta.update_state().await.map_err(|e| TableError::delta("read", &self.name, e))?;
+        self.catch_up(head).await
+    }
+
+    async fn txns(&self) -> Result<&HashMap<String, i64>> {
+        let read = || async {
+            let txns = read_txns(&self.log_store(), self.version()).await;
+            txns.map_err(|e| TableError::delta("read the progress of", &self.name, e).into())
+        };
+        self.txns.get_or_try_init(read).await
+    }
+
+    /// Keeps the progress of `head` if the few entries since can be read; else it is read anew when asked for.
+    async fn catch_up(&mut self, mut head: Head) -> Result<()> {
+        let log = self.log_store();
+        if self.version().saturating_sub(head.version) > CATCH_UP {
+            return Ok(());
+        }
+        while head.version < self.version() {
+            let failed = |e| TableError::delta("read the log of", &self.name, e);
+            let next = head.version + 1;
+            let Some(entry) = log.read_commit_entry(next).await.map_err(failed)? else { return Ok(()) };
+            head.fold(&get_actions(next, &entry).map_err(failed)?);
+        }
+        self.txns = OnceCell::new_with(Some(head.txns));
+        Ok(())
     }
 
     pub(crate) fn log_store(&self) -> LogStoreRef {
@@ -124,8 +187,14 @@ impl Table {
     /// # Errors
     /// [`TableError::Delta`] if the log cannot be read.
     pub async fn refresh(&mut self) -> Result<()> {
+        let (before, seen) = (self.version(), Instant::now());
+        let known = std::mem::take(&mut self.txns).into_inner();
         self.delta.update_state().await.map_err(|e| TableError::delta("read", &self.name, e))?;
-        Ok(())
+        self.seen = seen;
+        match known {
+            Some(txns) => self.catch_up(Head { version: before, at_ms: 0, seen, txns }).await,
+            None => Ok(()),
+        }
     }
 
     /// The columns in Arrow's types.
@@ -160,9 +229,15 @@ impl Table {
     /// # Errors
     /// [`TableError::Delta`] if the log cannot be read.
     pub async fn txn(&self, app: &str) -> Result<Option<i64>> {
-        let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
-        let version = state.transaction_version(self.delta.log_store().as_ref(), app).await;
-        Ok(version.map_err(|e| TableError::delta("read the progress of", &self.name, e))?)
+        Ok(self.txns().await?.get(app).copied())
+    }
+
+    /// All progress in this version, by identity.
+    ///
+    /// # Errors
+    /// As [`Table::txn`].
+    pub async fn progress(&self) -> Result<BTreeMap<String, i64>> {
+        Ok(self.txns().await?.iter().map(|(app, version)| (app.clone(), *version)).collect())
     }
 
     /// The snapshot's data files.

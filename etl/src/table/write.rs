@@ -20,7 +20,9 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
+use super::appender::Appender;
 use super::error::TableError;
+use super::lake::TableName;
 use super::snapshot::Table;
 use super::stats;
 use crate::error::Result;
@@ -109,9 +111,25 @@ impl Write for Buffer {
 impl FileWriter {
     /// A writer into `table`; `schema` is the rows' (the table's, or with more columns for change data).
     pub fn new(table: &Table, schema: SchemaRef, options: WriteOptions, now: DateTime<Utc>) -> Self {
+        Self::into_store(table.name(), table.log_store().object_store(None), schema, options, now)
+    }
+
+    /// A writer of rows in the columns of `appender`'s table.
+    pub fn beside(appender: &Appender, options: WriteOptions, now: DateTime<Utc>) -> Self {
+        let store = appender.log_store().object_store(None);
+        Self::into_store(appender.name(), store, Arc::clone(appender.schema()), options, now)
+    }
+
+    fn into_store(
+        table: &TableName,
+        store: Arc<dyn ObjectStore>,
+        schema: SchemaRef,
+        options: WriteOptions,
+        now: DateTime<Utc>,
+    ) -> Self {
         Self {
-            table: table.name().to_string(),
-            store: table.log_store().object_store(None),
+            table: table.to_string(),
+            store,
             schema,
             options,
             now,
