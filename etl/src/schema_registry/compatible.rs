@@ -5,12 +5,18 @@ use apache_avro::Schema;
 use apache_avro::error::CompatibilityError;
 use apache_avro::schema::{Name, RecordField, RecordSchema, SchemaKind};
 use apache_avro::schema_compatibility::{Compatibility, SchemaCompatibility};
-use serde_json::Value;
 
 use super::error::RegistryError;
+use super::level::Level;
 
 /// No schema is bigger than this; real ones have a few KiB.
 pub(super) const MAX_SCHEMA: usize = 1 << 20;
+
+/// How deep schemas are compared: far more than people write, far less than the stack holds.
+const MAX_DEPTH: usize = 512;
+
+/// How many pairs of types are compared. Unions of records of unions grow without bound.
+const MAX_STEPS: usize = 100_000;
 
 /// What keeps a reader from reading.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,25 +36,36 @@ pub(super) fn parse(subject: &str, text: &str) -> Result<Schema, RegistryError> 
     Schema::parse_str(text).map_err(|error| bad(crate::error::chain(&error).unwrap_or_else(|| error.to_string())))
 }
 
-/// Whether two texts are the same schema: equal as JSON, so that white space and the order of keys do not matter.
-///
-/// All else does: defaults, aliases and logical types, which Avro's canonical form leaves out although they change
-/// what a reader sees; and `doc`, so that a better explanation can be published as a new version.
-pub(super) fn same(one: &str, other: &str) -> bool {
-    if one == other {
-        return true;
+/// What keeps a new schema and one of an earlier version from going together.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Conflict {
+    /// The earlier version.
+    pub(super) version: i32,
+    /// Whether it is the earlier schema that cannot read what the new one writes, and not the new one that cannot read.
+    pub(super) forward: bool,
+    /// What does not fit.
+    pub(super) problem: Problem,
+}
+
+/// What keeps `new` from following `earlier` (versions with schemas, oldest first) by the rule of `level`.
+/// At most one conflict for each version and direction, newest version first.
+pub(super) fn conflicts(level: Level, earlier: &[(i32, Schema)], new: &Schema) -> Vec<Conflict> {
+    let counted = if level.transitive() { earlier.len() } else { 1 };
+    let mut conflicts = Vec::new();
+    for (version, old) in earlier.iter().rev().take(counted) {
+        let backward = level.backward().then(|| problem(old, new)).flatten();
+        conflicts.extend(backward.map(|problem| Conflict { version: *version, forward: false, problem }));
+        let forward = level.forward().then(|| problem(new, old)).flatten();
+        conflicts.extend(forward.map(|problem| Conflict { version: *version, forward: true, problem }));
     }
-    match (serde_json::from_str::<Value>(one), serde_json::from_str::<Value>(other)) {
-        (Ok(one), Ok(other)) => one == other,
-        _ => false,
-    }
+    conflicts
 }
 
 /// What keeps a reader with `reader` from reading everything that `writer` wrote: BACKWARD compatibility by Avro's schema
 /// resolution. The library judges single types; records, unions and named types are walked here, because it names no
 /// path, calls "some records can be read" a success, and takes a named type and its repetition for different types.
 pub(super) fn problem(writer: &Schema, reader: &Schema) -> Option<Problem> {
-    let mut walk = Walk { writers: HashMap::new(), readers: HashMap::new(), seen: HashSet::new() };
+    let mut walk = Walk { writers: HashMap::new(), readers: HashMap::new(), seen: HashSet::new(), depth: 0, steps: 0 };
     collect(writer, &mut walk.writers);
     collect(reader, &mut walk.readers);
     walk.problem(writer, reader, &mut Vec::new())
@@ -59,10 +76,23 @@ struct Walk<'a> {
     readers: HashMap<&'a Name, &'a Schema>,
     /// Pairs of records that are being compared or were found to fit: a recursive type ends here.
     seen: HashSet<(&'a Name, &'a Name)>,
+    depth: usize,
+    steps: usize,
 }
 
 impl<'a> Walk<'a> {
     fn problem(&mut self, writer: &'a Schema, reader: &'a Schema, path: &mut Vec<&'a str>) -> Option<Problem> {
+        self.steps += 1;
+        if self.depth == MAX_DEPTH || self.steps > MAX_STEPS {
+            return Some(at(path, "the schemas are too deep or too tangled to be compared".to_owned()));
+        }
+        self.depth += 1;
+        let found = self.compared(writer, reader, path);
+        self.depth -= 1;
+        found
+    }
+
+    fn compared(&mut self, writer: &'a Schema, reader: &'a Schema, path: &mut Vec<&'a str>) -> Option<Problem> {
         let writer = resolve(&self.writers, writer);
         let reader = resolve(&self.readers, reader);
         match (writer, reader) {

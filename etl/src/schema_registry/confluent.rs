@@ -17,7 +17,8 @@ use url::Url;
 
 use super::compatible::{self, MAX_SCHEMA, Problem};
 use super::error::RegistryError;
-use super::{Registered, Registry};
+use super::reference;
+use super::{Level, Reference, Registered, Registry, identity};
 use crate::error::Result;
 use crate::secret::Secret;
 
@@ -25,6 +26,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 const ANSWER: Duration = Duration::from_secs(10);
 /// A schema as a JSON text in JSON; also enough for a hundred thousand subjects.
 const MAX_ANSWER: usize = 8 * MAX_SCHEMA;
+/// References of references: real ones go two or three steps.
+const MAX_REFERENCES: usize = 32;
 /// A message is for a person to read.
 const MAX_MESSAGE: usize = 1000;
 const MEDIA_TYPE: &str = "application/vnd.schemaregistry.v1+json";
@@ -52,6 +55,8 @@ struct Told {
     id: i32,
     schema: String,
     schema_type: Option<String>,
+    #[serde(default)]
+    references: Option<Vec<Reference>>,
 }
 
 #[derive(Deserialize)]
@@ -60,6 +65,8 @@ struct Text {
     schema: String,
     /// Absent: Avro.
     schema_type: Option<String>,
+    #[serde(default)]
+    references: Option<Vec<Reference>>,
 }
 
 #[derive(Deserialize)]
@@ -72,6 +79,12 @@ struct Verdict {
     is_compatible: bool,
     #[serde(default)]
     messages: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Configured {
+    compatibility_level: String,
 }
 
 #[derive(Deserialize)]
@@ -194,7 +207,10 @@ impl ConfluentRegistry {
 
     /// What is at a place; `None` for 404.
     async fn get<T: DeserializeOwned>(&self, parts: &[&str]) -> Result<Option<T>, RegistryError> {
-        let url = self.url(parts);
+        self.get_url(self.url(parts)).await
+    }
+
+    async fn get_url<T: DeserializeOwned>(&self, url: Url) -> Result<Option<T>, RegistryError> {
         match self.ask(Method::GET, url.clone(), None).await? {
             Answer::Body(body) => understand(&url, &body).map(Some),
             Answer::Missing => Ok(None),
@@ -210,8 +226,8 @@ impl ConfluentRegistry {
         if let Some(kind) = told.schema_type.filter(|kind| kind != "AVRO") {
             return Err(RegistryError::OtherKind { subject: subject.to_owned(), version: told.version, kind });
         }
-        let (version, id, schema) = (told.version, told.id, told.schema);
-        let registered = Registered { subject: subject.to_owned(), version, id, schema };
+        let schema = self.whole(subject, told.schema, &told.references.unwrap_or_default(), MAX_REFERENCES).await?;
+        let registered = Registered { subject: subject.to_owned(), version: told.version, id: told.id, schema };
         self.known(|known| {
             known.ids.insert(registered.id, registered.schema.as_str().into());
             known.versions.insert((subject.to_owned(), registered.version), registered.clone());
@@ -251,13 +267,67 @@ impl ConfluentRegistry {
         }
         let told: Option<Text> = self.get(&["schemas", "ids", &id.to_string()]).await?;
         let Some(told) = told else { return Ok(None) };
-        let schema: Arc<str> = match told.schema_type.filter(|kind| kind != "AVRO") {
+        let schema: Arc<str> = if let Some(kind) = told.schema_type.filter(|kind| kind != "AVRO") {
             // No Avro by accident: `{"type":"string"}` is a JSON Schema too.
-            Some(kind) => format!("({kind}, not Avro) {}", told.schema).into(),
-            None => told.schema.into(),
+            format!("({kind}, not Avro) {}", told.schema).into()
+        } else {
+            let references = told.references.unwrap_or_default();
+            self.whole(&format!("id {id}"), told.schema, &references, MAX_REFERENCES).await?.into()
         };
         self.known(|known| known.ids.insert(id, Arc::clone(&schema)));
         Ok(Some(schema))
+    }
+
+    /// The schema with the types that it refers to in it, and those that they refer to, `left` steps far.
+    async fn whole(
+        &self,
+        subject: &str,
+        schema: String,
+        references: &[Reference],
+        left: usize,
+    ) -> Result<String, RegistryError> {
+        if references.is_empty() {
+            return Ok(schema);
+        }
+        let mut others = Vec::with_capacity(references.len());
+        for to in references {
+            let mut url = self.url(&["subjects", &to.subject, "versions", &to.version.to_string()]);
+            // One that was deleted since is still what records were written with.
+            url.set_query(Some("deleted=true"));
+            let found: Option<Told> = if left == 0 { None } else { self.get_url(url).await? };
+            let Some(found) = found else {
+                return Err(RegistryError::NoReference {
+                    subject: subject.to_owned(),
+                    name: to.name.clone(),
+                    of: to.subject.clone(),
+                    version: to.version,
+                });
+            };
+            let further = found.references.unwrap_or_default();
+            others.push(Box::pin(self.whole(&to.subject, found.schema, &further, left - 1)).await?);
+        }
+        let others: Vec<&str> = others.iter().map(String::as_str).collect();
+        reference::resolve(&schema, &others).map_err(|why| RegistryError::NotAvro { subject: subject.to_owned(), why })
+    }
+
+    async fn configured(&self, subject: Option<&str>) -> Result<Option<Level>, RegistryError> {
+        let parts: Vec<&str> = std::iter::once("config").chain(subject).collect();
+        let Some(found) = self.get::<Configured>(&parts).await? else { return Ok(None) };
+        let unknown = RegistryError::NoLevel { level: cut(&found.compatibility_level) };
+        Level::parse(&found.compatibility_level).ok_or(unknown).map(Some)
+    }
+
+    async fn configure(&self, subject: Option<&str>, level: Level) -> Result<(), RegistryError> {
+        subject.map_or(Ok(()), check_subject)?;
+        let parts: Vec<&str> = std::iter::once("config").chain(subject).collect();
+        let url = self.url(&parts);
+        let (status, why) =
+            match self.ask(Method::PUT, url.clone(), Some(json!({ "compatibility": level.name() }))).await? {
+                Answer::Body(_) => return Ok(()),
+                Answer::Missing => (404, "it has no levels of compatibility".to_owned()),
+                Answer::Refused { status, message, .. } => (status, message),
+            };
+        Err(RegistryError::Answer { url: url.to_string(), status, why })
     }
 
     /// An id can be chosen only where the registry imports. Not every registry refuses it elsewhere: some give another id
@@ -291,13 +361,13 @@ impl ConfluentRegistry {
         compatible::parse(subject, schema)?;
         let versions = self.all(subject).await?;
         let wanted = |known: &&Registered| id.is_none_or(|id| id == known.id);
-        if let Some(known) = versions.iter().filter(wanted).find(|known| compatible::same(&known.schema, schema)) {
+        if let Some(known) = versions.iter().filter(wanted).find(|known| identity::same(&known.schema, schema)) {
             return Ok(known.clone());
         }
         let mut body = json!({ "schema": schema });
         if let Some(id) = id {
             match self.text(id).await? {
-                Some(known) if !compatible::same(&known, schema) => {
+                Some(known) if !identity::same(&known, schema) => {
                     return Err(RegistryError::Taken { subject: subject.to_owned(), id });
                 }
                 // The schema has this id already, under another subject: a registry gives it the same one.
@@ -418,6 +488,15 @@ impl Registry for ConfluentRegistry {
 
     async fn check(&self, subject: &str, schema: &str) -> Result<()> {
         Ok(self.verdict(subject, schema).await?)
+    }
+
+    async fn level(&self, subject: Option<&str>) -> Result<Option<Level>> {
+        subject.map_or(Ok(()), check_subject)?;
+        Ok(self.configured(subject).await?)
+    }
+
+    async fn set_level(&self, subject: Option<&str>, level: Level) -> Result<()> {
+        Ok(self.configure(subject, level).await?)
     }
 }
 

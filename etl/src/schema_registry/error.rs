@@ -1,4 +1,5 @@
 //! What can go wrong with schemas and the place they live in.
+use super::level::Level;
 use crate::error::{Explain, Retry};
 
 /// A failure of a schema registry.
@@ -23,6 +24,46 @@ pub enum RegistryError {
         field: Option<String>,
         /// What does not fit.
         why: String,
+    },
+    /// An earlier schema could not read what is written with this one.
+    #[error("read new records of `{subject}` with the schema of version {version}")]
+    Unreadable {
+        /// The subject.
+        subject: String,
+        /// The version whose schema could not read.
+        version: i32,
+        /// The field, as a path.
+        field: Option<String>,
+        /// What does not fit.
+        why: String,
+    },
+    /// A schema uses types of a version that is not there.
+    #[error("find `{name}`, which the schema of `{subject}` refers to")]
+    NoReference {
+        /// The subject of the schema.
+        subject: String,
+        /// The name in the reference.
+        name: String,
+        /// The subject it points to.
+        of: String,
+        /// The version it points to.
+        version: i32,
+    },
+    /// A version that other schemas use types of.
+    #[error("delete version {version} of `{subject}`: other schemas refer to it")]
+    Referenced {
+        /// The subject.
+        subject: String,
+        /// The version.
+        version: i32,
+        /// The ids of the schemas that refer to it.
+        by: Vec<i32>,
+    },
+    /// A level that the registry has or was asked for, and that we do not know.
+    #[error("take `{level}` as a level of compatibility")]
+    NoLevel {
+        /// What was written.
+        level: String,
     },
     /// The id means another schema.
     #[error("give the id {id} to the schema of `{subject}`: it means another schema")]
@@ -141,6 +182,10 @@ impl Explain for RegistryError {
             Self::Url { .. } => "C0114",
             Self::IdRefused { .. } => "C0115",
             Self::OtherKind { .. } => "C0116",
+            Self::Unreadable { .. } => "C0117",
+            Self::NoReference { .. } => "C0118",
+            Self::Referenced { .. } => "C0119",
+            Self::NoLevel { .. } => "C0120",
         }
     }
 
@@ -166,16 +211,22 @@ impl Explain for RegistryError {
             | Self::Taken { subject, .. }
             | Self::Busy { subject }
             | Self::IdRefused { subject, .. }
+            | Self::NoReference { subject, .. }
+            | Self::Referenced { subject, .. }
             | Self::OtherKind { subject, .. } => Some(format!("subject `{subject}`")),
             Self::Incompatible { subject, version, field, .. } => {
                 let version = version.map(|version| format!(", version {version}")).unwrap_or_default();
                 let field = field.as_ref().map(|field| format!(", field `{field}`")).unwrap_or_default();
                 Some(format!("subject `{subject}`{version}{field}"))
             }
+            Self::Unreadable { subject, version, field, .. } => {
+                let field = field.as_ref().map(|field| format!(", field `{field}`")).unwrap_or_default();
+                Some(format!("subject `{subject}`, version {version}{field}"))
+            }
             Self::Storage { path, .. } | Self::Damaged { path, .. } => Some(path.clone()),
             Self::Unreachable { url, .. } | Self::Denied { url, .. } | Self::Answer { url, .. } => Some(url.clone()),
             Self::Url { .. } => Some("setting `schemas.registry`".to_owned()),
-            Self::Id { .. } | Self::Subject { .. } => None,
+            Self::Id { .. } | Self::Subject { .. } | Self::NoLevel { .. } => None,
         }
     }
 
@@ -183,11 +234,18 @@ impl Explain for RegistryError {
         match self {
             Self::NotAvro { why, .. }
             | Self::Incompatible { why, .. }
+            | Self::Unreadable { why, .. }
             | Self::Damaged { why, .. }
             | Self::Answer { why, .. }
             | Self::Url { why }
             | Self::IdRefused { why, .. } => Some(why.clone()),
             Self::Subject { why, .. } => Some((*why).to_owned()),
+            Self::NoReference { of, version, .. } => Some(format!("`{of}` has no version {version}")),
+            Self::Referenced { by, .. } => {
+                let ids: Vec<String> = by.iter().map(i32::to_string).collect();
+                Some(format!("the schemas with the ids {} use its types", ids.join(", ")))
+            }
+            Self::NoLevel { .. } => Some(format!("levels are {}", Level::ALL.map(Level::name).join(", "))),
             Self::Id { .. } => Some("ids are whole numbers from 0".to_owned()),
             _ => None,
         }
@@ -199,6 +257,14 @@ impl Explain for RegistryError {
             Self::Incompatible { .. } => {
                 "give new fields a default, keep the types of old ones, or use a new topic for the new shape".into()
             }
+            Self::Unreadable { .. } => {
+                "leave in fields that have no default, keep the types of old ones, or set another level \
+                                        with `tidemill schemas compatibility`"
+                    .into()
+            }
+            Self::NoReference { of, .. } => format!("register the type under `{of}` first"),
+            Self::Referenced { .. } => "delete the schemas that refer to it first".into(),
+            Self::NoLevel { .. } => "use one of them".into(),
             Self::Taken { id, .. } => {
                 format!("leave the id out to get a free one; see what {id} is with `tidemill schemas list`")
             }

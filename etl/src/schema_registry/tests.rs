@@ -141,20 +141,41 @@ async fn an_id_left_by_a_crash_is_used_by_its_schema_only() {
     assert_eq!(registry.register("a-value", ONE, None).await.unwrap().id, 1);
 }
 
+/// One of each file that was ever written; new formats are added, none is taken out.
 #[tokio::test]
-async fn format_1_is_read() {
+async fn every_format_is_read() {
     let store = memory();
     for (path, text) in [
         ("ids/0000000003.json", r#"{"format":1,"id":3,"schema":"\"string\""}"#),
+        (
+            "ids/0000000004.json",
+            r#"{"format":2,"id":4,"schema":"{\"type\":\"array\",\"items\":\"F\"}","references":[{"name":"F","subject":"f","version":1}],"resolved":"{\"type\":\"array\",\"items\":{\"type\":\"fixed\",\"name\":\"F\",\"size\":2}}"}"#,
+        ),
         ("subjects/a=2Fb-value/000001.json", r#"{"format":1,"subject":"a/b-value","version":1,"id":3}"#),
+        ("subjects/c/000001.json", r#"{"format":1,"subject":"c","version":1,"id":3}"#),
+        ("subjects/c/000001.deleted.json", r#"{"format":1}"#),
+        ("subjects/c/000002.json", r#"{"format":1,"subject":"c","version":2,"id":4}"#),
+        ("subjects/d/000001.json", r#"{"format":1,"subject":"d","version":1,"id":3}"#),
+        ("subjects/d/000001.deleted.json", r#"{"format":1}"#),
+        ("subjects/d/000001.gone.json", r#"{"format":1}"#),
+        ("levels/all.json", r#"{"format":1,"level":"FORWARD"}"#),
+        ("levels/subjects/c.json", r#"{"format":1,"level":"NONE"}"#),
     ] {
         store.put(&Path::parse(format!("_tidemill/schemas/{path}")).unwrap(), PutPayload::from(text)).await.unwrap();
     }
     let registry = open(&store);
 
-    assert_eq!(registry.subjects().await.unwrap(), ["a/b-value"]);
+    assert_eq!(registry.subjects().await.unwrap(), ["a/b-value", "c"]);
     let latest = registry.latest("a/b-value").await.unwrap().unwrap();
     assert_eq!((latest.version, latest.id, latest.schema.as_str()), (1, 3, "\"string\""));
+    let entries = registry.entries("c").await.unwrap();
+    let seen: Vec<_> = entries.iter().map(|entry| (entry.version, entry.id, entry.deleted)).collect();
+    assert_eq!(seen, [(1, 3, true), (2, 4, false)]);
+    assert_eq!(entries[1].stored.references, draft("", &[("F", "f", 1)]).references);
+    assert!(apache_avro::Schema::parse_str(&registry.by_id(4).await.unwrap().unwrap()).is_ok());
+    assert_eq!(registry.names(true).await.unwrap(), ["a/b-value", "c"]);
+    assert_eq!(registry.level_of("a/b-value").await.unwrap(), Level::Forward);
+    assert_eq!(registry.level_of("c").await.unwrap(), Level::None);
 }
 
 #[tokio::test]
@@ -240,10 +261,162 @@ fn compatibility_is_by_avros_resolution_and_names_the_field() {
 #[test]
 fn schemas_are_the_same_if_their_json_is() {
     let base = r#"{"type":"record","name":"R","fields":[{"name":"t","type":{"type":"long","logicalType":"timestamp-millis"}}]}"#;
-    assert!(compatible::same(base, &base.replace(',', " , ")));
-    assert!(compatible::same(r#"{"type":"fixed","name":"F","size":1}"#, r#"{"size":1,"name":"F","type":"fixed"}"#));
-    assert!(!compatible::same(base, &base.replace("millis", "micros")));
-    assert!(!compatible::same(base, &base.replace("\"R\",", "\"R\",\"doc\":\"new\",")));
+    assert!(identity::same(base, &base.replace(',', " , ")));
+    assert!(identity::same(r#"{"type":"fixed","name":"F","size":1}"#, r#"{"size":1,"name":"F","type":"fixed"}"#));
+    assert!(!identity::same(base, &base.replace("millis", "micros")));
+    assert!(!identity::same(base, &base.replace("\"R\",", "\"R\",\"doc\":\"new\",")));
+    let named = r#"{"type":"record","name":"a.R","fields":[{"name":"r","type":["null","a.R"],"default":null,"order":"ascending"},
+        {"name":"i","type":{"type":"int"},"aliases":[]}]}"#;
+    let spaced = r#"{"type":"record","name":"R","namespace":"a","fields":[{"name":"r","type":["null","R"],"default":null},
+        {"name":"i","type":"int"}]}"#;
+    assert!(identity::same(named, spaced));
+    assert!(!identity::same(named, &spaced.replace("\"a\"", "\"b\"")));
+}
+
+fn draft(schema: &str, references: &[(&str, &str, i32)]) -> Draft {
+    let reference = |(name, subject, version): &(&str, &str, i32)| Reference {
+        name: (*name).to_owned(),
+        subject: (*subject).to_owned(),
+        version: *version,
+    };
+    Draft { schema: schema.to_owned(), references: references.iter().map(reference).collect() }
+}
+
+const CITY: &str = r#"{"type":"record","name":"City","namespace":"geo","fields":[{"name":"name","type":"string"},
+    {"name":"kind","type":{"type":"enum","name":"Kind","symbols":["TOWN","VILLAGE"]}}]}"#;
+const PLACE: &str = r#"{"type":"record","name":"Place","namespace":"geo","fields":[{"name":"city","type":"City"},
+    {"name":"also","type":["null","Kind"],"default":null}]}"#;
+const TRIP: &str = r#"{"type":"record","name":"Trip","fields":[{"name":"kind","type":"geo.Kind"},
+    {"name":"from","type":"geo.Place"},{"name":"to","type":{"type":"array","items":"geo.Place"}},{"name":"over","type":"geo.City"}]}"#;
+
+async fn trip(registry: &EmbeddedRegistry) -> Entry {
+    registry.add("city", &draft(CITY, &[]), None).await.unwrap();
+    registry.add("place", &draft(PLACE, &[("geo.City", "city", 1)]), None).await.unwrap();
+    let references = [("geo.Place", "place", -1), ("geo.City", "city", 1)];
+    registry.add("trip", &draft(TRIP, &references), None).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_schema_with_references_can_be_read_on_its_own() {
+    let store = memory();
+    let entry = trip(&open(&store)).await;
+    assert_eq!(entry.stored.schema, TRIP, "kept as it was written");
+    assert_eq!(entry.stored.references[0].version, 1, "`-1` is the newest at that time");
+
+    let text = open(&store).by_id(entry.id).await.unwrap().unwrap();
+
+    let whole = apache_avro::Schema::parse_str(&text).unwrap();
+    let by_hand = apache_avro::Schema::parse_str(
+        r#"{"type":"record","name":"Trip","fields":[
+        {"name":"kind","type":{"type":"enum","name":"geo.Kind","symbols":["TOWN","VILLAGE"]}},
+        {"name":"from","type":{"type":"record","name":"geo.Place","fields":[
+            {"name":"city","type":{"type":"record","name":"geo.City","fields":[
+                {"name":"name","type":"string"},{"name":"kind","type":"geo.Kind"}]}},
+            {"name":"also","type":["null","geo.Kind"],"default":null}]}},
+        {"name":"to","type":{"type":"array","items":"geo.Place"}},
+        {"name":"over","type":"geo.City"}]}"#,
+    )
+    .unwrap();
+    assert_eq!(whole.canonical_form(), by_hand.canonical_form());
+    assert_eq!(open(&store).latest("trip").await.unwrap().unwrap().schema, text);
+    // The same again is the same, whatever the order of its references.
+    let references = [("geo.City", "city", 1), ("geo.Place", "place", 1)];
+    let again = open(&store).add("trip", &draft(TRIP, &references), None).await.unwrap();
+    assert_eq!((again.version, again.id), (1, entry.id));
+    let error = open(&store).add("x", &draft(TRIP, &[("geo.City", "city", 2)]), None).await.unwrap_err();
+    assert_eq!(Error::from(error).code(), "C0118");
+    let error = open(&store).add("x", &draft(TRIP, &[("geo.City", "city", 1)]), None).await.unwrap_err();
+    assert_eq!(Error::from(error).code(), "C0101", "geo.Place is nowhere");
+}
+
+#[test]
+fn a_type_without_namespace_is_found_from_inside_one() {
+    let other = r#"{"type":"fixed","name":"F","size":2}"#;
+    let user =
+        r#"{"type":"record","name":"R","namespace":"a","fields":[{"name":"x","type":".F"},{"name":"y","type":".F"}]}"#;
+
+    let whole = reference::resolve(user, &[other]).unwrap();
+
+    apache_avro::Schema::parse_str(&whole).unwrap();
+    assert!(whole.contains(r#""type":".F""#) && whole.matches("fixed").count() == 1, "{whole}");
+}
+
+#[tokio::test]
+async fn what_others_refer_to_is_not_deleted() {
+    let registry = open(&memory());
+    let entry = trip(&registry).await;
+
+    for subject in ["city", "place"] {
+        let error = Error::from(registry.delete(subject, 1, false).await.unwrap_err());
+        assert_eq!(error.code(), "C0119");
+        assert!(error.why().unwrap().contains(&entry.id.to_string()), "{error:?}");
+    }
+    let users = registry.users("city", 1).await.unwrap();
+    assert_eq!(users.iter().map(|user| user.subject.as_str()).collect::<Vec<_>>(), ["place", "trip"]);
+    registry.delete("trip", 1, false).await.unwrap();
+    registry.delete("place", 1, true).await.unwrap();
+    registry.delete("city", 1, true).await.unwrap();
+    let text = registry.by_id(entry.id).await.unwrap().unwrap();
+    apache_avro::Schema::parse_str(&text).unwrap();
+}
+
+#[tokio::test]
+async fn what_is_deleted_is_out_of_sight_and_its_number_and_id_are_not_given_again() {
+    let store = memory();
+    let registry = open(&store);
+    let grown = ONE.replace("]}", r#",{"name":"f","type":"int","default":0}]}"#);
+    registry.register("a", ONE, None).await.unwrap();
+    registry.register("a", &grown, None).await.unwrap();
+
+    registry.delete("a", 2, false).await.unwrap();
+    // Another process sees it at once.
+    let other = open(&store);
+    assert_eq!(other.latest("a").await.unwrap().unwrap().version, 1);
+    assert!(other.entries("a").await.unwrap()[1].deleted);
+    assert_eq!(other.by_id(2).await.unwrap().unwrap(), grown);
+    // Now only `ONE` counts, and the same schema again is a new version with its old id.
+    let again = other.register("a", &grown, None).await.unwrap();
+    assert_eq!((again.version, again.id), (3, 2));
+
+    for version in 1..=3 {
+        registry.delete("a", version, true).await.unwrap();
+    }
+    assert_eq!(other.subjects().await.unwrap(), Vec::<String>::new());
+    assert_eq!(other.names(true).await.unwrap(), Vec::<String>::new());
+    assert_eq!(other.by_id(2).await.unwrap().unwrap(), grown, "records with it may still be there");
+    let back = other.register("a", TWO, None).await.unwrap();
+    assert_eq!((back.version, back.id), (4, 3));
+}
+
+#[tokio::test]
+async fn levels_of_a_subject_go_before_the_one_for_all() {
+    let store = memory();
+    let registry = open(&store);
+    assert_eq!(registry.level_of("a").await.unwrap(), Level::Backward);
+    registry.set_level(None, Level::Full).await.unwrap();
+    registry.set_level(Some("a"), Level::None).await.unwrap();
+    let other = open(&store);
+    assert_eq!(other.level_of("a").await.unwrap(), Level::None);
+    assert_eq!(other.level_of("b").await.unwrap(), Level::Full);
+    assert_eq!(other.clear_level(Some("a")).await.unwrap(), Some(Level::None));
+    assert_eq!(other.clear_level(Some("a")).await.unwrap(), None);
+    assert_eq!(registry.level_of("a").await.unwrap(), Level::Full);
+    assert_eq!(Level::parse("full_Transitive"), Some(Level::FullTransitive));
+    assert_eq!(Level::parse("sideways"), None);
+}
+
+/// What only grows with the depth or the number of types ends in words, not in a full stack or an hour of work.
+#[test]
+fn tangled_schemas_are_refused_in_time() {
+    let chain: Vec<String> = (0..2000)
+        .map(|n| {
+            format!(r#"{{"type":"record","name":"R{n}","fields":[{{"name":"next","type":["null","R{}"]}}]}}"#, n + 1)
+        })
+        .chain([r#"{"type":"record","name":"R2000","fields":[]}"#.to_owned()])
+        .rev()
+        .collect();
+    let deep = compatible::parse("s", &format!("[{}]", chain.join(","))).unwrap();
+    assert!(compatible::problem(&deep, &deep).is_some_and(|problem| problem.why.contains("too deep")));
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What every schema registry must do, run for the embedded one and for one with Confluent's HTTP API.
 use std::time::Duration;
 
-use crate::schema_registry::Registry;
+use crate::schema_registry::{Level, Registry};
 
 /// No case should need this long; a registry that hangs must fail the test.
 const PATIENCE: Duration = Duration::from_mins(2);
@@ -17,6 +17,8 @@ pub async fn registry_contract(registry: &dyn Registry) {
         a_schema_that_cannot_read_the_newest_is_refused(registry).await;
         text_that_is_not_avro_is_refused(registry).await;
         subjects_may_have_any_name(registry).await;
+        a_level_is_kept_for_its_subject(registry).await;
+        levels_say_what_may_follow(registry).await;
     };
     tokio::time::timeout(PATIENCE, cases).await.expect("the registry hangs");
 }
@@ -144,4 +146,70 @@ async fn subjects_may_have_any_name(registry: &dyn Registry) {
         assert_eq!(registry.latest(&subject).await.unwrap().unwrap(), registered);
         assert!(registry.subjects().await.unwrap().contains(&subject), "{subject}");
     }
+}
+
+async fn a_level_is_kept_for_its_subject(registry: &dyn Registry) {
+    let subject = format!("{}-value", fresh());
+    registry.register(&subject, &record(&fresh(), ID), None).await.unwrap();
+    assert_eq!(registry.level(None).await.unwrap(), Some(Level::Backward), "what the suite wants of the registry");
+    assert_eq!(registry.level(Some(&subject)).await.unwrap(), None);
+
+    for level in Level::ALL {
+        registry.set_level(Some(&subject), level).await.unwrap();
+        assert_eq!(registry.level(Some(&subject)).await.unwrap(), Some(level));
+    }
+
+    assert_eq!(registry.level(None).await.unwrap(), Some(Level::Backward));
+}
+
+/// For each level: which of four changes to a subject of three versions it lets through.
+async fn levels_say_what_may_follow(registry: &dyn Registry) {
+    const WAS: &str = r#"{"name":"was","type":"string","default":""}"#;
+    const NEW: &str = r#"{"name":"new","type":"string"}"#;
+    const INT: &str = r#"{"name":"n","type":"int"}"#;
+    const LONG: &str = r#"{"name":"n","type":"long"}"#;
+    // The first has `n` as a long, without default; the second has none; the third has `was`, with one.
+    let history = [format!("{ID},{LONG}"), ID.to_owned(), format!("{ID},{WAS}")];
+    let changes = [
+        // Adds a field without default: older readers skip it, but this reader misses it.
+        ("adds", format!("{ID},{WAS},{NEW}")),
+        // Drops a field without default, which no older reader can do without.
+        ("drops", WAS.to_owned()),
+        // Adds and drops what has defaults: fits both ways, but for the first version, whose readers want `n`.
+        ("swaps", format!("{ID},{NOTE}")),
+        // Fits the newest both ways; the first wrote a long.
+        ("narrows", format!("{ID},{WAS},{}", INT.replace("\"int\"", r#""int","default":0"#))),
+    ];
+    let expected = [
+        (Level::None, vec!["adds", "drops", "swaps", "narrows"]),
+        (Level::Backward, vec!["drops", "swaps", "narrows"]),
+        (Level::BackwardTransitive, vec!["drops", "swaps"]),
+        (Level::Forward, vec!["adds", "swaps", "narrows"]),
+        (Level::ForwardTransitive, vec!["narrows"]),
+        (Level::Full, vec!["swaps", "narrows"]),
+        (Level::FullTransitive, vec![]),
+    ];
+    let name = fresh();
+    let subject = format!("{name}-value");
+    registry.set_level(Some(&subject), Level::None).await.unwrap();
+    for fields in history {
+        registry.register(&subject, &record(&name, &fields), None).await.unwrap();
+    }
+    for (level, fit) in expected {
+        registry.set_level(Some(&subject), level).await.unwrap();
+        let mut found = Vec::new();
+        for (change, fields) in &changes {
+            match registry.check(&subject, &record(&name, fields)).await {
+                Ok(()) => found.push(*change),
+                Err(error) => assert!(["C0102", "C0117"].contains(&error.code()), "{level} {change}: {error:?}"),
+            }
+        }
+        assert_eq!(found, fit, "{level}");
+    }
+    assert_eq!(registry.versions(&subject).await.unwrap().len(), 3, "checking registers nothing");
+
+    registry.set_level(Some(&subject), Level::Forward).await.unwrap();
+    let error = registry.register(&subject, &record(&name, &changes[1].1), None).await.unwrap_err();
+    assert!(["C0102", "C0117"].contains(&error.code()), "{error:?}");
+    registry.register(&subject, &record(&name, &changes[0].1), None).await.unwrap();
 }
