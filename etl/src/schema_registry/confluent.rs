@@ -441,16 +441,25 @@ impl ConfluentRegistry {
     async fn verdict(&self, subject: &str, schema: &str) -> Result<(), RegistryError> {
         check_subject(subject)?;
         compatible::parse(subject, schema)?;
-        let mut url = self.url(&["compatibility", "subjects", subject, "versions", "latest"]);
-        url.set_query(Some("verbose=true"));
-        let verdict: Verdict = match self.ask(Method::POST, url.clone(), Some(json!({ "schema": schema }))).await? {
-            Answer::Body(body) => understand(&url, &body)?,
-            // No such subject yet: any schema will do.
-            Answer::Missing => return Ok(()),
-            refusal @ Answer::Refused { .. } => {
-                return Err(self.refusal(subject, schema, None, &url, refusal).await?);
+        // By the subject's level against whatever it names; a registry that cannot do that compares with the newest.
+        let all = ["compatibility", "subjects", subject, "versions"];
+        let newest = ["compatibility", "subjects", subject, "versions", "latest"];
+        let mut verdict: Option<Verdict> = None;
+        for parts in [&all[..], &newest[..]] {
+            let mut url = self.url(parts);
+            url.set_query(Some("verbose=true"));
+            match self.ask(Method::POST, url.clone(), Some(json!({ "schema": schema }))).await {
+                Ok(Answer::Body(body)) => {
+                    verdict = Some(understand(&url, &body)?);
+                    break;
+                }
+                Ok(Answer::Missing) | Err(RegistryError::Answer { status: 405, .. }) => {}
+                Ok(refusal) => return Err(self.refusal(subject, schema, None, &url, refusal).await?),
+                Err(error) => return Err(error),
             }
-        };
+        }
+        // No such subject yet: any schema will do.
+        let Some(verdict) = verdict else { return Ok(()) };
         if verdict.is_compatible {
             return Ok(());
         }

@@ -398,6 +398,7 @@ async fn levels_of_a_subject_go_before_the_one_for_all() {
     let other = open(&store);
     assert_eq!(other.level_of("a").await.unwrap(), Level::None);
     assert_eq!(other.level_of("b").await.unwrap(), Level::Full);
+    assert_eq!(other.level(Some("b")).await.unwrap(), None);
     assert_eq!(other.clear_level(Some("a")).await.unwrap(), Some(Level::None));
     assert_eq!(other.clear_level(Some("a")).await.unwrap(), None);
     assert_eq!(registry.level_of("a").await.unwrap(), Level::Full);

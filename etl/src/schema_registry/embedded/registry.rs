@@ -264,12 +264,16 @@ impl EmbeddedRegistry {
     /// # Errors
     /// As [`Self::entries`].
     pub async fn everything(&self) -> Result<Vec<Entry>, RegistryError> {
-        let slots = self.all_slots().await?;
-        let wanted = slots.iter().flat_map(|(subject, slots)| {
-            let left = slots.iter().filter(|(_, state)| **state != State::Gone);
-            left.map(move |(version, state)| self.entry(subject, *version, *state))
-        });
-        futures::stream::iter(wanted).buffered(AT_ONCE).try_collect().await
+        let mut wanted = Vec::new();
+        for (subject, slots) in self.all_slots().await? {
+            let left = slots.into_iter().filter(|(_, state)| *state != State::Gone);
+            wanted.extend(left.map(|(version, state)| (subject.clone(), version, state)));
+        }
+        futures::stream::iter(wanted)
+            .map(|(subject, version, state): (String, i32, State)| async move { self.entry(&subject, version, state).await })
+            .buffered(AT_ONCE)
+            .try_collect()
+            .await
     }
 
     /// All subjects with a version that was not deleted, by name; with `deleted`, those that have deleted ones only too.
