@@ -319,6 +319,18 @@ pub(crate) enum Schemas {
         /// The schema, as Avro JSON
         file: PathBuf,
     },
+    /// Say how far the schemas of a subject may differ, or set it
+    #[command(after_help = "Example: tidemill schemas compatibility sign_in_topic-value FULL_TRANSITIVE")]
+    Compatibility {
+        /// The subject
+        #[arg(required_unless_present = "all")]
+        subject: Option<String>,
+        /// NONE, BACKWARD, FORWARD or FULL, the last three also with _TRANSITIVE; without it, say what it is
+        level: Option<String>,
+        /// The level of all subjects that have none of their own
+        #[arg(long, value_name = "LEVEL", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["subject", "level"])]
+        all: Option<String>,
+    },
 }
 
 /// `tidemill generate`.

@@ -26,6 +26,7 @@ pub(crate) struct Lakehouse {
     lake: OnceCell<Lake>,
     engine: OnceCell<Engine>,
     broker: OnceCell<Arc<dyn Broker>>,
+    embedded_registry: OnceCell<Arc<EmbeddedRegistry>>,
     registry: OnceCell<Arc<dyn Registry>>,
     dead: OnceCell<DeadLetters>,
 }
@@ -39,6 +40,7 @@ impl Lakehouse {
             lake: OnceCell::new(),
             engine: OnceCell::new(),
             broker: OnceCell::new(),
+            embedded_registry: OnceCell::new(),
             registry: OnceCell::new(),
             dead: OnceCell::new(),
         })
@@ -143,14 +145,24 @@ impl Lakehouse {
             .fix("build it with `--features kafka`, or use embedded topics"))
     }
 
+    /// The registry in the lake, unless the project uses another. What is in `schemas/` may not be in it yet.
+    pub(crate) async fn embedded_registry(&self) -> Result<Option<Arc<EmbeddedRegistry>>> {
+        if self.project.settings.schemas.registry.is_some() {
+            return Ok(None);
+        }
+        let open = async || {
+            let lake = self.lake().await?;
+            Ok::<_, Failure>(Arc::new(EmbeddedRegistry::open(Arc::clone(lake.store()) as _, lake.path("_schemas"))))
+        };
+        self.embedded_registry.get_or_try_init(open).await.map(|registry| Some(Arc::clone(registry)))
+    }
+
     async fn open_registry(&self) -> Result<Arc<dyn Registry>> {
         let schemas = &self.project.settings.schemas;
-        match &schemas.registry {
-            None => {
-                let lake = self.lake().await?;
-                Ok(Arc::new(EmbeddedRegistry::open(Arc::clone(lake.store()) as _, lake.path("_schemas"))))
-            }
-            Some(address) => {
+        match (self.embedded_registry().await?, &schemas.registry) {
+            (Some(embedded), _) => Ok(embedded),
+            (None, None) => Err(Failure::bug("a project has either a registry of its own or another's address")),
+            (None, Some(address)) => {
                 let login = (!schemas.user.is_empty())
                     .then(|| (schemas.user.clone(), tidemill_etl::secret::Secret::new(schemas.password.expose())));
                 Ok(Arc::new(ConfluentRegistry::open(address.expose().as_str(), login)?))

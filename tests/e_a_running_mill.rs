@@ -12,13 +12,13 @@ use super::project::Project;
 const PATIENCE: Duration = Duration::from_mins(1);
 
 /// A running `tidemill up`, ended with the test.
-struct Mill {
+pub(crate) struct Mill {
     child: Child,
     address: String,
 }
 
 impl Mill {
-    fn start(project: &Project) -> Self {
+    pub(crate) fn start(project: &Project) -> Self {
         let mut child = project
             .command(&["up", "--listen", "127.0.0.1:0"])
             .stdin(Stdio::null())
@@ -36,6 +36,11 @@ impl Mill {
         Self { child, address: address.unwrap() }
     }
 
+    /// Where it answers: host and port.
+    pub(crate) fn address(&self) -> &str {
+        &self.address
+    }
+
     fn get(&self, path: &str) -> String {
         let mut stream = TcpStream::connect(&self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -46,7 +51,7 @@ impl Mill {
     }
 
     /// Asks it to end and waits until it has.
-    fn stop(mut self) -> ExitStatus {
+    pub(crate) fn stop(mut self) -> ExitStatus {
         let asked = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap();
         assert!(asked.success());
         until("it ends", || self.child.try_wait().unwrap())

@@ -49,12 +49,20 @@ pub(super) async fn serve(context: &Context, project: Project, listen: Option<So
     }
     // Whatever cannot be reached is better known now than at night.
     house.lake().await?;
+    let schemas = house.embedded_registry().await?;
+    if schemas.is_some()
+        && let Err(failure) = house.registry().await
+    {
+        // A schema file that does not fit its subject keeps nobody from the other schemas.
+        context.report.failure(&failure);
+    }
     let settings = &house.project.settings;
     let options = Options {
         name: settings.name.clone(),
         listen: listen.unwrap_or(settings.server.listen),
         token: settings.server.token.clone(),
         grace: settings.server.grace,
+        schemas,
     };
     let view = Arc::new(View {
         house: Arc::clone(&house),

@@ -2,13 +2,14 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use subtle::ConstantTimeEq as _;
 
+use super::registry;
 use crate::settings::Secret;
 
 /// The rule of a server.
@@ -61,17 +62,20 @@ fn local_host(headers: &HeaderMap) -> bool {
 
 /// Lets a request pass or answers for it.
 pub(super) async fn check(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    match guard.admits(request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(StatusCode::UNAUTHORIZED) => {
-            let ask = [(header::WWW_AUTHENTICATE, "Basic realm=\"tidemill\", charset=\"UTF-8\"")];
-            (
-                StatusCode::UNAUTHORIZED,
-                ask,
-                "present the token of `server.token`: as a bearer token, or as the password\n",
-            )
-                .into_response()
-        }
-        Err(status) => (status, "ask for localhost or 127.0.0.1, or set `server.token`\n").into_response(),
+    let Err(status) = guard.admits(request.headers()) else { return next.run(request).await };
+    let why = if status == StatusCode::UNAUTHORIZED {
+        "present the token of `server.token`: as a bearer token, or as the password\n"
+    } else {
+        "ask for localhost or 127.0.0.1, or set `server.token`\n"
+    };
+    let mut response = if request.uri().path().starts_with(registry::PATH) {
+        registry::denied(status, why)
+    } else {
+        (status, why).into_response()
+    };
+    if status == StatusCode::UNAUTHORIZED {
+        let ask = HeaderValue::from_static("Basic realm=\"tidemill\", charset=\"UTF-8\"");
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, ask);
     }
+    response
 }

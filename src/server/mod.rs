@@ -1,8 +1,9 @@
-//! What `tidemill up` serves: a status page, `/healthz`, `/metrics`. Read only.
+//! What `tidemill up` serves: a status page, `/healthz`, `/metrics`, all to be read only; and the schema registry.
 //!
 //! `/healthz` answers anybody. Everything else is for callers on this machine, or for callers with the token.
 mod auth;
 mod page;
+mod registry;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::json;
+use tidemill_etl::schema_registry::EmbeddedRegistry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +26,7 @@ use crate::failure::{Failure, Result};
 use crate::metrics::{Kind, Metric, Metrics};
 use crate::settings::{Secret, open_server};
 
-/// 64 KiB: the largest request is a page's address; nothing is uploaded here.
+/// 64 KiB: the largest request is a page's address; nothing is uploaded here but schemas, which have their own limit.
 const MAX_BODY: usize = 64 << 10;
 
 /// How many runs the page shows.
@@ -100,6 +102,8 @@ pub(crate) struct Options {
     pub(crate) token: Secret,
     /// How long requests under way may take after a stop.
     pub(crate) grace: Duration,
+    /// The schemas to serve, if the project keeps its own.
+    pub(crate) schemas: Option<Arc<EmbeddedRegistry>>,
 }
 
 /// A server that has its address but does not answer yet.
@@ -134,7 +138,7 @@ impl Server {
         let listener = TcpListener::bind(options.listen).await.map_err(taken)?;
         let address = listener.local_addr().map_err(taken)?;
         let shared = Arc::new(Shared { name: options.name, view, metrics, started: Instant::now() });
-        Ok(Self { listener, address, router: router(shared, options.token), grace: options.grace })
+        Ok(Self { listener, address, router: router(shared, options.token, options.schemas), grace: options.grace })
     }
 
     /// The address it has.
@@ -159,12 +163,13 @@ impl Server {
     }
 }
 
-fn router(shared: Arc<Shared>, token: Secret) -> Router {
+fn router(shared: Arc<Shared>, token: Secret, schemas: Option<Arc<EmbeddedRegistry>>) -> Router {
     let guard = Arc::new(auth::Guard::new(token));
     Router::new()
         .route("/", get(status_page))
         .route("/metrics", get(metrics))
         .route("/api/status", get(status_json))
+        .nest(registry::PATH, registry::router(schemas))
         .layer(middleware::from_fn_with_state(guard, auth::check))
         .route("/healthz", get(health))
         .layer(DefaultBodyLimit::max(MAX_BODY))

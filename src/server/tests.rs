@@ -3,7 +3,7 @@ use tokio::net::TcpStream;
 
 use super::*;
 
-struct Shop;
+pub(super) struct Shop;
 
 #[async_trait]
 impl StatusView for Shop {
@@ -35,12 +35,13 @@ impl StatusView for Shop {
     }
 }
 
-fn options(token: &str) -> Options {
+pub(super) fn options(token: &str) -> Options {
     Options {
         name: "shop".to_owned(),
         listen: SocketAddr::from(([127, 0, 0, 1], 0)),
         token: Secret::new(token),
         grace: Duration::from_secs(5),
+        schemas: None,
     }
 }
 
