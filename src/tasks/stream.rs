@@ -7,12 +7,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use arrow::datatypes::{Field, Schema};
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidemill_etl::pipeline::body::OnIncompatible;
+use tidemill_etl::pipeline::body::{OnIncompatible, OnUnknown};
 use tidemill_etl::pipeline::{Around, Landed, Landing, Limits, Progress, land};
-use tidemill_etl::table::TableName;
+use tidemill_etl::table::{TableName, parse_type};
 use tidemill_orchestrator::dag::parse_duration;
 use tidemill_orchestrator::{KindSpec, Outcome, Shape, TaskContext, TaskError};
 use tokio::task::JoinSet;
@@ -38,7 +39,14 @@ pub(super) const KIND: Kind = Kind {
             key("event_time", Shape::Text, "the field that gives `event_at`, as text or as a timestamp"),
             with_default("partitions", Shape::Integer, "partitions of a topic that has to be created", "1"),
             with_default("run_for", Shape::Duration, "how long a run lands records after the first came", "10s"),
-            with_default("format", Shape::Text, "how records are written: avro", "avro"),
+            with_default("format", Shape::Text, "how records are written: avro, or json", "avro"),
+            key("columns", Shape::Table, "columns by name with their types as `tables show` prints them, for json"),
+            with_default(
+                "on_unknown",
+                Shape::Text,
+                "what to do with fields of json that no column has: evolve (add the column), ignore, or dead_letter",
+                "evolve",
+            ),
             with_default(
                 "on_incompatible",
                 Shape::Text,
@@ -76,11 +84,24 @@ struct Settings {
     #[serde(default = "avro")]
     format: String,
     #[serde(default)]
+    columns: serde_json::Map<String, Value>,
+    #[serde(default)]
+    on_unknown: Unknown,
+    #[serde(default)]
     on_incompatible: Incompatible,
     #[serde(default)]
     on_gap: OnGap,
     #[serde(default)]
     shared: bool,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+enum Unknown {
+    #[default]
+    Evolve,
+    Ignore,
+    DeadLetter,
 }
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
@@ -120,7 +141,20 @@ fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
 }
 
 impl Settings {
-    fn landing(&self, house: &Lakehouse, topic: &str, drain: bool) -> Landing {
+    /// The columns as they were declared, in their order.
+    fn columns(&self) -> Result<Option<Schema>, Failed> {
+        if self.columns.is_empty() {
+            return Ok(None);
+        }
+        let mut fields = Vec::new();
+        for (name, declared) in &self.columns {
+            let text = declared.as_str().map_or_else(|| declared.to_string(), str::to_owned);
+            fields.push(Field::new(name, parse_type(&text).map_err(tidemill_etl::Error::from)?, true));
+        }
+        Ok(Some(Schema::new(fields)))
+    }
+
+    fn landing(&self, house: &Lakehouse, topic: &str, columns: Option<&Schema>, drain: bool) -> Landing {
         let streams = &house.project.settings.streams;
         Landing {
             stream: self.stream.clone(),
@@ -131,6 +165,12 @@ impl Settings {
             on_incompatible: match self.on_incompatible {
                 Incompatible::DeadLetter => OnIncompatible::DeadLetter,
                 Incompatible::Stop => OnIncompatible::Stop,
+            },
+            columns: columns.cloned(),
+            on_unknown: match self.on_unknown {
+                Unknown::Evolve => OnUnknown::Evolve,
+                Unknown::Ignore => OnUnknown::Ignore,
+                Unknown::DeadLetter => OnUnknown::DeadLetter,
             },
             event_time: self.event_time.clone(),
             zone: streams.timestamps_without_zone,
@@ -152,6 +192,7 @@ impl Work for Settings {
         let run_for = parse_duration(&self.run_for).map_err(|why| {
             TaskError::new("D0020", "`run_for` is not a duration", tidemill_orchestrator::Retry::Never).why(why)
         })?;
+        let columns = self.columns()?;
         let around = Around {
             lake: house.lake().await?.clone(),
             broker: Arc::clone(house.broker().await?),
@@ -164,7 +205,7 @@ impl Work for Settings {
         let mut landings: JoinSet<(String, tidemill_etl::Result<Landed>)> = JoinSet::new();
         for topic in &self.topics {
             around.broker.create(topic, self.partitions).await?;
-            let landing = self.landing(house, topic, context.drain);
+            let landing = self.landing(house, topic, columns.as_ref(), context.drain);
             let (around, progress, stop) = (around.clone(), Arc::clone(&progress), stop.clone());
             landings.spawn(async move {
                 let landed = land(&around, &landing, &progress, &stop).await;

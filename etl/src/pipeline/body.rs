@@ -4,6 +4,7 @@
 //! every landed row has (place, key, event time) and makes dead letters of what a body refuses. [`KINDS`] is the one
 //! list: the setting `format` of a stream, `tidemill kinds` and the docs read it. A new kind is one file and one line.
 mod avro;
+mod json;
 
 use std::sync::Arc;
 
@@ -13,6 +14,7 @@ use async_trait::async_trait;
 use chrono_tz::Tz;
 
 use crate::error::{Error, Result};
+pub use crate::format::json::OnUnknown;
 use crate::record::Record;
 use crate::schema_registry::Registry;
 
@@ -30,6 +32,10 @@ pub struct BodySettings {
     pub zone: Tz,
     /// What to do with records whose schema contradicts the table's columns.
     pub on_incompatible: OnIncompatible,
+    /// Columns that somebody declared, for ways of writing that name no types.
+    pub declared: Option<Schema>,
+    /// What to do with fields that no column has, where nothing but the records says which there are.
+    pub on_unknown: OnUnknown,
 }
 
 /// What to do with records whose schema contradicts the table's columns.
@@ -46,13 +52,19 @@ pub enum OnIncompatible {
 ///
 /// Contract:
 /// 1. `prepare` is called with a micro-batch before its records are read, while no row is held. Only there may
-///    [`Body::columns`] grow, and it only grows: a column never changes its type or goes away.
+///    [`Body::columns`] grow, and it only grows: a column never goes away or changes its type, but that a struct in it
+///    may get more members.
 /// 2. `read` appends one row, or nothing. What it refuses costs no other record anything.
 /// 3. The same records after the same columns give the same rows, whatever the cuts between micro-batches.
 #[async_trait]
 pub trait Body: Send {
     /// The record's own columns as they are known now.
     fn columns(&self) -> &SchemaRef;
+
+    /// Whether any record may bring further columns, so that one that is not there yet may still come.
+    fn open_ended(&self) -> bool {
+        false
+    }
 
     /// Gets ready for these records: asks for schemas not seen before, and adds the columns they bring.
     ///
@@ -121,11 +133,18 @@ pub struct BodyKind {
 type Opening = futures::future::BoxFuture<'static, Result<Box<dyn Body>>>;
 
 /// Every way of writing records.
-pub const KINDS: &[BodyKind] = &[BodyKind {
-    name: "avro",
-    about: "Avro in Confluent's frame, each record by the schema it was written with",
-    open: |settings| Box::pin(avro::open(settings)),
-}];
+pub const KINDS: &[BodyKind] = &[
+    BodyKind {
+        name: "avro",
+        about: "Avro in Confluent's frame, each record by the schema it was written with",
+        open: |settings| Box::pin(avro::open(settings)),
+    },
+    BodyKind {
+        name: "json",
+        about: "one JSON object per record; columns are declared, or come from the records",
+        open: |settings| Box::pin(async move { json::open(&settings) }),
+    },
+];
 
 /// Opens the body of kind `name`; `None` if there is no such kind.
 ///
@@ -135,3 +154,6 @@ pub async fn open(name: &str, settings: BodySettings) -> Option<Result<Box<dyn B
     let kind = KINDS.iter().find(|kind| kind.name == name)?;
     Some((kind.open)(settings).await)
 }
+
+#[cfg(test)]
+mod tests;

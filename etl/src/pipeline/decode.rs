@@ -32,9 +32,9 @@ pub struct Decoded {
     pub nothing: u64,
 }
 
-/// Whether landing adds this column to a table; all others are the record's own.
-pub(crate) fn ours(column: &str) -> bool {
-    column == EVENT_AT || META_COLUMNS.contains(&column)
+/// Whether landing adds this column to a table, for which an event time is named or not; all others are the record's own.
+pub(crate) fn ours(column: &str, event_time: bool) -> bool {
+    event_time && column == EVENT_AT || META_COLUMNS.contains(&column)
 }
 
 /// Decodes the records of one topic.
@@ -44,8 +44,8 @@ pub struct Decoder {
     body: Box<dyn Body>,
     /// All columns of the table.
     table: SchemaRef,
-    /// How many of them are the record's own.
-    own: usize,
+    /// The body's columns that these were made of.
+    own: SchemaRef,
     event_time: Option<String>,
     zone: Tz,
 }
@@ -55,11 +55,11 @@ impl Decoder {
     /// timestamp, or milliseconds) that `event_at` is made from; text without an offset is in `zone`.
     ///
     /// # Errors
-    /// [`LandingError::NoEventTime`] if the body's columns are known already and none is called `event_time`.
+    /// [`LandingError::NoEventTime`] if no column can be called `event_time`.
     pub fn new(stream: &str, topic: &str, body: Box<dyn Body>, event_time: Option<&str>, zone: Tz) -> Result<Self> {
         let columns = body.columns();
         if let Some(field) = event_time
-            && !columns.fields().is_empty()
+            && !body.open_ended()
             && columns.field_with_name(field).is_err()
         {
             return Err(LandingError::NoEventTime { topic: topic.to_owned(), field: field.to_owned() }.into());
@@ -67,7 +67,7 @@ impl Decoder {
         let mut decoder = Self {
             stream: stream.to_owned(),
             topic: topic.to_owned(),
-            own: columns.fields().len(),
+            own: Arc::clone(columns),
             table: Arc::new(Schema::empty()),
             body,
             event_time: event_time.map(str::to_owned),
@@ -79,7 +79,14 @@ impl Decoder {
 
     fn columns(&self) -> SchemaRef {
         // Names of ours that a record has too are ours: a row tells truly where it came from.
-        let mut all: Vec<_> = self.body.columns().fields().iter().filter(|f| !ours(f.name())).cloned().collect();
+        let mut all: Vec<_> = self
+            .body
+            .columns()
+            .fields()
+            .iter()
+            .filter(|f| !ours(f.name(), self.event_time.is_some()))
+            .cloned()
+            .collect();
         let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
         let mut add = |name: &str, data_type| all.push(Arc::new(Field::new(name, data_type, true)));
         if self.event_time.is_some() {
@@ -103,8 +110,8 @@ impl Decoder {
     /// [`Blocked`] if a record has to wait; those before it can be decoded.
     pub async fn prepare(&mut self, records: &[Record]) -> std::result::Result<(), Blocked> {
         let prepared = self.body.prepare(records).await;
-        if self.own != self.body.columns().fields().len() {
-            self.own = self.body.columns().fields().len();
+        if !Arc::ptr_eq(&self.own, self.body.columns()) {
+            self.own = Arc::clone(self.body.columns());
             self.table = self.columns();
         }
         prepared
@@ -149,7 +156,12 @@ impl Decoder {
         records: &[Record],
     ) -> std::result::Result<(RecordBatch, Vec<(usize, DeadLetter)>), ArrowError> {
         let mut dead = Vec::new();
-        let own = batch.schema_ref().fields().iter().zip(batch.columns()).filter(|(field, _)| !ours(field.name()));
+        let own = batch
+            .schema_ref()
+            .fields()
+            .iter()
+            .zip(batch.columns())
+            .filter(|(field, _)| !ours(field.name(), self.event_time.is_some()));
         let mut columns: Vec<ArrayRef> = own.map(|(_, column)| Arc::clone(column)).collect();
         let mut good: Option<BooleanArray> = None;
         if let Some(field) = &self.event_time {

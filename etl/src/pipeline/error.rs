@@ -70,6 +70,18 @@ pub enum LandingError {
     /// The process is ending.
     #[error("finish a commit: the process is stopping")]
     Stopping,
+    /// A column is declared with another type than the table has.
+    #[error("land the topic `{topic}`: `{column}` is declared as {declared}, and in the table it is {there}")]
+    Declared {
+        /// The topic.
+        topic: String,
+        /// The column.
+        column: String,
+        /// The type that was declared.
+        declared: String,
+        /// The table's.
+        there: String,
+    },
     /// Arrow refused something that should fit.
     #[error("decode the topic `{topic}`")]
     Arrow {
@@ -92,6 +104,7 @@ impl Explain for LandingError {
             Self::Incompatible { .. } => "L0209",
             Self::NoFormat { .. } => "L0210",
             Self::Stopping => "L0220",
+            Self::Declared { .. } => "L0211",
         }
     }
 
@@ -138,6 +151,9 @@ impl Explain for LandingError {
                  `on_incompatible = \"dead_letter\"` on the task; they can be replayed"
                     .to_owned(),
             ),
+            Self::Declared { there, .. } => Some(format!(
+                "declare it as {there}, or land the topic in a new table: a column never changes its type"
+            )),
             Self::NoFormat { .. } => {
                 let known: Vec<&str> = super::body::KINDS.iter().map(|kind| kind.name).collect();
                 Some(format!("one of: {}", known.join(", ")))

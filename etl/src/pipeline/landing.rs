@@ -1,11 +1,12 @@
 //! What a landing is told, what it works with, and what it reports.
 use std::sync::Arc;
 
+use arrow::datatypes::Schema;
 use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use serde::Serialize;
 
-use super::body::OnIncompatible;
+use super::body::{OnIncompatible, OnUnknown};
 use super::dead_letter::DeadLetters;
 use super::decide::Limits;
 use crate::schema_registry::Registry;
@@ -30,6 +31,10 @@ pub struct Landing {
     pub subject: String,
     /// What to do with records whose schema contradicts the table's columns.
     pub on_incompatible: OnIncompatible,
+    /// Columns that somebody declared, for formats that name no types.
+    pub columns: Option<Schema>,
+    /// What to do with fields that no column has, for formats that name no types.
+    pub on_unknown: OnUnknown,
     /// The field that gives the event time.
     pub event_time: Option<String>,
     /// What local times without an offset mean.

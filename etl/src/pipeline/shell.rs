@@ -78,8 +78,9 @@ fn is_fenced(error: &Error) -> bool {
 }
 
 /// The table's columns without those that landing adds.
-fn own_columns(schema: &Schema) -> Schema {
-    Schema::new(schema.fields().iter().filter(|field| !ours(field.name())).cloned().collect::<Vec<_>>())
+fn own_columns(schema: &Schema, event_time: bool) -> Schema {
+    let own = schema.fields().iter().filter(|field| !ours(field.name(), event_time));
+    Schema::new(own.cloned().collect::<Vec<_>>())
 }
 
 /// Opens the stream's decoder, with the columns of the table if there is one.
@@ -88,7 +89,7 @@ fn own_columns(schema: &Schema) -> Schema {
 /// [`LandingError::NoFormat`], or what the format needs before the first record.
 pub async fn decoder(around: &Around, landing: &Landing, table: Option<&Table>) -> Result<Decoder> {
     let there = match table {
-        Some(table) => Some(own_columns(&*table.schema()?)),
+        Some(table) => Some(own_columns(&*table.schema()?, landing.event_time.is_some())),
         None => None,
     };
     let settings = BodySettings {
@@ -98,6 +99,8 @@ pub async fn decoder(around: &Around, landing: &Landing, table: Option<&Table>) 
         there,
         zone: landing.zone,
         on_incompatible: landing.on_incompatible,
+        declared: landing.columns.clone(),
+        on_unknown: landing.on_unknown,
     };
     let body = body::open(&landing.format, settings)
         .await

@@ -1,8 +1,11 @@
-//! New columns for a table, and rows brought to a table's columns.
+//! New columns for a table, and rows brought to a table's columns. Members of structs are columns too, also inside lists
+//! and maps.
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, RecordBatch, new_null_array};
-use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::array::{Array as _, ArrayRef, AsArray as _, ListArray, MapArray, RecordBatch, StructArray, new_null_array};
+use arrow::compute::CastOptions;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use chrono::{DateTime, Utc};
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake::kernel::{Action, MetadataExt as _, StructType};
@@ -10,11 +13,12 @@ use deltalake::kernel::{Action, MetadataExt as _, StructType};
 use super::commit::{Commit, Guard, Operation};
 use super::error::TableError;
 use super::lake::TableName;
-use super::snapshot::Table;
+use super::snapshot::{Table, type_name};
 use crate::error::Result;
 use crate::failpoint::hit;
 
-/// Adds the columns of `wanted` that `table` lacks, in a commit of their own. Existing rows have NULL there.
+/// Adds the columns of `wanted` that `table` lacks, nested ones too, in a commit of their own. Existing rows have NULL
+/// there.
 ///
 /// # Errors
 /// [`TableError::Schema`] if a column is there with another type: that is never changed silently.
@@ -22,12 +26,18 @@ pub async fn evolve(table: &mut Table, wanted: &SchemaRef, now: DateTime<Utc>) -
     let current = table.schema()?;
     let mut fields: Vec<FieldRef> = current.fields().iter().cloned().collect();
     for field in wanted.fields() {
-        match current.field_with_name(field.name()) {
-            Ok(there) => fits(there.data_type(), field, table.name())?,
-            Err(_) => fields.push(Arc::new(field.as_ref().clone().with_nullable(true))),
+        let Some(there) = fields.iter_mut().find(|there| there.name() == field.name()) else {
+            fields.push(Arc::new(field.as_ref().clone().with_nullable(true)));
+            continue;
+        };
+        let Some(grown) = merged(there.data_type(), field.data_type()) else {
+            return Err(contradiction(there, field, table.name()).into());
+        };
+        if &grown != there.data_type() {
+            *there = Arc::new(there.as_ref().clone().with_data_type(grown));
         }
     }
-    if fields.len() == current.fields().len() {
+    if fields.iter().eq(current.fields()) {
         return Ok(false);
     }
     let failed = |why: String| TableError::Protocol { table: table.name().to_string(), why };
@@ -41,40 +51,103 @@ pub async fn evolve(table: &mut Table, wanted: &SchemaRef, now: DateTime<Utc>) -
     Ok(true)
 }
 
-fn fits(there: &arrow::datatypes::DataType, field: &FieldRef, table: &TableName) -> Result<(), TableError> {
-    // Names and nullability inside nested types may differ; the types may not.
-    if there.equals_datatype(field.data_type()) {
-        return Ok(());
-    }
-    Err(TableError::Schema {
+fn contradiction(there: &Field, field: &Field, table: &TableName) -> TableError {
+    TableError::Schema {
         table: table.to_string(),
         column: field.name().clone(),
-        table_type: there.to_string(),
-        row_type: field.data_type().to_string(),
+        table_type: type_name(there.data_type()),
+        row_type: type_name(field.data_type()),
+    }
+}
+
+/// The type `there` with the members that `wanted` has more, which may be NULL; `None` if one contradicts the other.
+/// Names of list items and nullability are as `there` has them.
+pub(crate) fn merged(there: &DataType, wanted: &DataType) -> Option<DataType> {
+    Some(match (there, wanted) {
+        (DataType::Struct(there), DataType::Struct(wanted)) => {
+            let mut fields: Vec<FieldRef> = there.iter().cloned().collect();
+            for field in wanted {
+                match fields.iter_mut().find(|known| known.name() == field.name()) {
+                    Some(known) => *known = inside(known, field)?,
+                    None => fields.push(Arc::new(field.as_ref().clone().with_nullable(true))),
+                }
+            }
+            DataType::Struct(fields.into())
+        }
+        (DataType::List(there), DataType::List(wanted)) => DataType::List(inside(there, wanted)?),
+        (DataType::Map(there, sorted), DataType::Map(wanted, _)) => {
+            let (DataType::Struct(known), DataType::Struct(other)) = (there.data_type(), wanted.data_type()) else {
+                return None;
+            };
+            // Key and value by place: writers name them differently.
+            let entries = known.iter().zip(other).map(|(known, other)| inside(known, other));
+            let entries = DataType::Struct(entries.collect::<Option<Fields>>()?);
+            DataType::Map(Arc::new(there.as_ref().clone().with_data_type(entries)), *sorted)
+        }
+        _ if there == wanted => there.clone(),
+        _ => return None,
     })
 }
 
-/// The rows in `schema`'s columns, by name; a column they lack is NULL.
+fn inside(there: &FieldRef, wanted: &FieldRef) -> Option<FieldRef> {
+    let data_type = merged(there.data_type(), wanted.data_type())?;
+    Some(Arc::new(there.as_ref().clone().with_data_type(data_type)))
+}
+
+/// The rows in `schema`'s columns, by name; a column they lack, or a member of a struct, is NULL.
 ///
 /// # Errors
-/// [`TableError::Schema`] if a column cannot be cast to the type that `schema` wants.
+/// [`TableError::Schema`] if a column cannot be cast to the type that `schema` wants, or one of its values cannot.
 pub fn project(rows: &RecordBatch, schema: &SchemaRef, table: &TableName) -> Result<RecordBatch> {
     let failed = |column: &str, why: String| TableError::Schema {
         table: table.to_string(),
         column: column.to_owned(),
-        table_type: schema.field_with_name(column).map(|f| f.data_type().to_string()).unwrap_or_default(),
+        table_type: schema.field_with_name(column).map(|f| type_name(f.data_type())).unwrap_or_default(),
         row_type: why,
     };
     let column = |field: &FieldRef| -> Result<ArrayRef, TableError> {
         match rows.column_by_name(field.name()) {
             None => Ok(new_null_array(field.data_type(), rows.num_rows())),
-            Some(column) if column.data_type() == field.data_type() => Ok(Arc::clone(column)),
-            Some(column) => {
-                arrow::compute::cast(column, field.data_type()).map_err(|e| failed(field.name(), e.to_string()))
-            }
+            Some(column) => shaped(column, field.data_type()).map_err(|e| failed(field.name(), e.to_string())),
         }
     };
     let columns = schema.fields().iter().map(column).collect::<Result<Vec<_>, _>>()?;
     let batch = RecordBatch::try_new(Arc::clone(schema), columns);
     Ok(batch.map_err(|e| failed("", e.to_string()))?)
+}
+
+/// The values as the type `to`, members of structs by name.
+fn shaped(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
+    if column.data_type() == to {
+        return Ok(Arc::clone(column));
+    }
+    Ok(match (column.data_type(), to) {
+        (DataType::Struct(_), DataType::Struct(fields)) => {
+            let rows = column.as_struct();
+            let members = fields.iter().map(|field| match rows.column_by_name(field.name()) {
+                None => Ok(new_null_array(field.data_type(), rows.len())),
+                Some(member) => shaped(member, field.data_type()),
+            });
+            let members = members.collect::<Result<_, _>>()?;
+            Arc::new(StructArray::try_new_with_length(fields.clone(), members, rows.nulls().cloned(), rows.len())?)
+        }
+        (DataType::List(_), DataType::List(item)) => {
+            let rows = column.as_list::<i32>();
+            let items = shaped(rows.values(), item.data_type())?;
+            Arc::new(ListArray::try_new(Arc::clone(item), rows.offsets().clone(), items, rows.nulls().cloned())?)
+        }
+        (DataType::Map(_, _), DataType::Map(entries, sorted)) => {
+            let rows = column.as_map();
+            let DataType::Struct(fields) = entries.data_type() else {
+                return Err(ArrowError::SchemaError("a map's entries are no struct".to_owned()));
+            };
+            let columns = rows.entries().columns().iter().zip(fields);
+            let columns = columns.map(|(column, field)| shaped(column, field.data_type())).collect::<Result<_, _>>()?;
+            let items = StructArray::try_new(fields.clone(), columns, None)?;
+            let (offsets, nulls) = (rows.offsets().clone(), rows.nulls().cloned());
+            Arc::new(MapArray::try_new(Arc::clone(entries), offsets, items, nulls, *sorted)?)
+        }
+        // A value that the type cannot hold is an error, never a NULL.
+        _ => arrow::compute::cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() })?,
+    })
 }

@@ -6,10 +6,12 @@
     clippy::unwrap_used,
     reason = "a contract suite fails by panicking"
 )]
+mod body_contract;
 mod registry_contract;
 mod sink_contract;
 mod topic_contract;
 
+pub use body_contract::{OpenBody, body_contract};
 pub use registry_contract::registry_contract;
 pub use sink_contract::{SinkHarness, sink_contract};
 pub use topic_contract::topic_contract;

@@ -72,10 +72,11 @@ pub(crate) fn text(value: &Value) -> Result<&str, Mismatch> {
 }
 
 pub(crate) fn binary(value: &Value) -> Result<Vec<u8>, Mismatch> {
-    value
-        .as_str()
-        .and_then(|text| STANDARD.decode(text).ok())
-        .ok_or_else(|| Mismatch::new("bytes as base64 text", value))
+    value.as_str().and_then(from_base64).ok_or_else(|| Mismatch::new("bytes as base64 text", value))
+}
+
+pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
 }
 
 pub(crate) fn to_base64(bytes: &[u8]) -> String {
@@ -90,12 +91,14 @@ pub(crate) fn decimal(value: &Value, precision: u8, scale: i8) -> Result<i128, M
         Value::String(text) => decimal::parse(text, precision, scale),
         _ => Err(DecimalProblem::Syntax),
     };
-    parsed.map_err(|problem| {
-        let wanted = match problem {
-            DecimalProblem::Syntax => "a number or a number in quotes".to_owned(),
-            DecimalProblem::Scale => format!("at most {scale} digits after the point"),
-            DecimalProblem::Precision => format!("at most {precision} digits, {scale} of them after the point"),
-        };
-        Mismatch::new(wanted, value)
-    })
+    parsed.map_err(|problem| Mismatch::new(decimal_expected(problem, precision, scale), value))
+}
+
+/// What a text that is no decimal should have been.
+pub(crate) fn decimal_expected(problem: DecimalProblem, precision: u8, scale: i8) -> String {
+    match problem {
+        DecimalProblem::Syntax => "a number or a number in quotes".to_owned(),
+        DecimalProblem::Scale => format!("at most {scale} digits after the point"),
+        DecimalProblem::Precision => format!("at most {precision} digits, {scale} of them after the point"),
+    }
 }

@@ -11,6 +11,8 @@ fn landing(drain: bool, record_gaps: bool) -> Landing {
         format: "avro".to_owned(),
         subject: "t-value".to_owned(),
         on_incompatible: OnIncompatible::DeadLetter,
+        columns: None,
+        on_unknown: crate::pipeline::body::OnUnknown::default(),
         event_time: None,
         zone: chrono_tz::UTC,
         limits: Limits { rows: 1, bytes: 1, linger: std::time::Duration::ZERO },
