@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::tasks::DEFAULT_GENERATOR;
+
 /// One binary that is a whole lakehouse: topics and files in, Delta tables and SQL models out.
 #[derive(Debug, Parser)]
 #[command(
@@ -75,8 +77,8 @@ pub(crate) enum Command {
     /// Work with the schemas of topics
     #[command(subcommand)]
     Schemas(Schemas),
-    /// Make realistic user events over the catalogue
-    #[command(after_help = "Example: tidemill generate --events 100000 --seed 7")]
+    /// Make realistic events: of shoppers over the catalogue, or of the other generators
+    #[command(after_help = "Example: tidemill generate customer_events --events 100000 --seed 7")]
     Generate(Generate),
     /// Run one SQL query over the lake
     #[command(
@@ -336,19 +338,22 @@ pub(crate) enum Schemas {
 /// `tidemill generate`.
 #[derive(Debug, Args)]
 pub(crate) struct Generate {
+    /// What is made up: shoppers, `customer_events` or `ecommerce_logs`
+    #[arg(default_value = DEFAULT_GENERATOR)]
+    pub(crate) generator: String,
     /// How many events; without it, until stopped
     #[arg(long)]
     pub(crate) events: Option<u64>,
     /// The same seed gives the same events
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,
-    /// Events per second; without it, as fast as possible
+    /// Events per second, 0: as fast as possible; without it that, but 2 of `ecommerce_logs`
     #[arg(long)]
     pub(crate) rate: Option<f64>,
-    /// How many users there are
-    #[arg(long, default_value_t = 1000)]
-    pub(crate) users: u64,
-    /// The instant of the first event, as RFC 3339; without it, such that the last one is now
+    /// How many users there are; without it, as many as the generator has by itself
+    #[arg(long)]
+    pub(crate) users: Option<u64>,
+    /// The instant events begin at, as RFC 3339; without it, some days ago
     #[arg(long, value_name = "INSTANT")]
     pub(crate) start: Option<String>,
     /// Only show what would be written, as JSON lines

@@ -1,4 +1,4 @@
-//! `tidemill generate`: made-up user events, now.
+//! `tidemill generate`: made-up events, now.
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
@@ -10,7 +10,7 @@ use crate::cli::Generate;
 use crate::failure::{Exit, Failure, Result};
 use crate::lakehouse::Lakehouse;
 use crate::report::Unit;
-use crate::tasks::{Shoppers, count, generate};
+use crate::tasks::{Order, count, generate};
 
 pub(super) async fn run(context: &Context, command: &Generate) -> Result<Exit> {
     let house = Lakehouse::new(context.project()?);
@@ -23,7 +23,10 @@ pub(super) async fn run(context: &Context, command: &Generate) -> Result<Exit> {
                 .exit(Exit::Usage)
         })?),
     };
-    let shoppers = Shoppers {
+    let order = Order {
+        generator: tidemill_etl::generate::find(&command.generator).map_err(|error| {
+            Failure::from(tidemill_etl::Error::from(error)).exit(Exit::Usage)
+        })?,
         events: command.events,
         seed: command.seed,
         users: command.users,
@@ -34,10 +37,10 @@ pub(super) async fn run(context: &Context, command: &Generate) -> Result<Exit> {
         once: None,
     };
     if command.dry_run {
-        for event in shoppers.events(&house, house.clock.now()).await? {
+        for event in order.events(&house, house.clock.now()).await? {
             context
                 .report
-                .line(&json!({ "kind": event.kind.name(), "key": event.key, "value": event.body }).to_string())?;
+                .line(&json!({ "kind": event.kind, "key": event.key, "value": event.body }).to_string())?;
             if context.stop.is_cancelled() {
                 return Ok(Exit::Stopped);
             }
@@ -46,7 +49,7 @@ pub(super) async fn run(context: &Context, command: &Generate) -> Result<Exit> {
     }
     let bar = context.report.bar("events", command.events, Unit::Things);
     let report = |done: u64| bar.set(done);
-    let made = generate(&house, &shoppers, house.clock.now(), &report, &context.stop).await?;
+    let made = generate(&house, &order, house.clock.now(), &report, &context.stop).await?;
     let sum: u64 = made.values().sum();
     if context.report.json() {
         context.report.one(&made)?;

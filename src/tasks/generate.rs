@@ -1,4 +1,4 @@
-//! `generate`: made-up shoppers over the real catalogue, as Avro records of their topics.
+//! `generate`: made-up events as records of their topics.
 //!
 //! A task makes its events once: the publisher's progress says how many are out, in the same step as the events, so a
 //! run that is killed goes on with the next event, and a run after a finished one has nothing to do.
@@ -9,11 +9,12 @@ use arrow::array::{Array as _, AsArray as _};
 use arrow::datatypes::{Decimal128Type, Int64Type};
 use async_trait::async_trait;
 use bytes::Bytes;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidemill_etl::format::avro::{JsonEncoder, frame};
-use tidemill_etl::generate::{Catalogue, CatalogueItem, Event, EventKind, Extent, Generator, Settings as Shop};
+use tidemill_etl::generate::shoppers::{Catalogue, CatalogueItem};
+use tidemill_etl::generate::{self, Encoding, GeneratorKind, Made, Making, Output, Wanted};
 use tidemill_etl::record::NewRecord;
 use tidemill_etl::table::TableName;
 use tidemill_orchestrator::{KindSpec, Outcome, Retry, Shape, TaskContext, TaskError};
@@ -26,23 +27,35 @@ use crate::metrics::Metrics;
 
 /// Events that go out in one step.
 const STEP: u64 = 5_000;
+/// The generator meant where none is named.
+pub(crate) const DEFAULT: &str = "shoppers";
+/// The items for shoppers, at most: the catalogue is a sample.
+const ITEMS: usize = 10_000;
+/// Shoppers buy what is priced in this currency.
+const CURRENCY: &str = "USD";
 
 pub(super) const KIND: Kind = Kind {
     spec: KindSpec {
         name: "generate",
-        about: "made-up shoppers over the catalogue: registrations, sessions, views, carts, check-outs",
+        about: "made-up events, each once: shoppers over the catalogue, customer_events, ecommerce_logs",
         keys: &[
-            key("events", Shape::Integer, "how many events; without it, until `users` have told their stories"),
-            with_default("seed", Shape::Integer, "the same seed makes the same shoppers", "1"),
-            with_default("users", Shape::Integer, "how many users register", "1000"),
+            with_default(
+                "generator",
+                Shape::Text,
+                "what is made up: shoppers, customer_events or ecommerce_logs",
+                DEFAULT,
+            ),
+            key("events", Shape::Integer, "how many events; without it shoppers until `users` have told their stories, others without end"),
+            with_default("seed", Shape::Integer, "the same seed makes the same events", "1"),
+            key("users", Shape::Integer, "how many users there are; without it 1000 shoppers, 500 customers, 401 of ecommerce_logs"),
             key(
                 "start",
                 Shape::Text,
-                "the instant of the first event, RFC 3339; without it, three days before the run",
+                "the instant events begin at, RFC 3339; without it before the run: 3 days for shoppers, 14 for ecommerce_logs",
             ),
-            key("rate", Shape::Number, "events per second; without it, as fast as possible"),
-            with_default("catalogue", Shape::Text, "the table of items", "silver.movies"),
-            key("topics", Shape::Table, "topics by kind of event, where they are not <kind>_topic"),
+            key("rate", Shape::Number, "events per second, 0: as fast as possible; without it that, but 2 of ecommerce_logs"),
+            with_default("catalogue", Shape::Text, "the table of items for shoppers", "silver.movies"),
+            key("topics", Shape::Table, "topics by kind of event, where they are not the generator's own"),
         ],
     },
     open,
@@ -50,11 +63,12 @@ pub(super) const KIND: Kind = Kind {
 
 #[derive(Deserialize)]
 struct Settings {
+    #[serde(default = "shoppers")]
+    generator: String,
     events: Option<u64>,
     #[serde(default = "one")]
     seed: u64,
-    #[serde(default = "thousand")]
-    users: u64,
+    users: Option<u64>,
     start: Option<DateTime<Utc>>,
     rate: Option<f64>,
     #[serde(default = "movies")]
@@ -63,12 +77,12 @@ struct Settings {
     topics: BTreeMap<String, String>,
 }
 
-fn one() -> u64 {
-    1
+fn shoppers() -> String {
+    DEFAULT.to_owned()
 }
 
-fn thousand() -> u64 {
-    1000
+fn one() -> u64 {
+    1
 }
 
 fn movies() -> String {
@@ -77,9 +91,9 @@ fn movies() -> String {
 
 fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
     let settings = read::<Settings>(settings)?;
-    if let Some(unknown) = settings.topics.keys().find(|kind| EventKind::ALL.iter().all(|known| known.name() != *kind))
-    {
-        let known: Vec<&str> = EventKind::ALL.iter().map(|kind| kind.name()).collect();
+    let kind = generate::find(&settings.generator).map_err(|error| Failed::from(tidemill_etl::Error::from(error)).0)?;
+    if let Some(unknown) = settings.topics.keys().find(|name| kind.outputs.iter().all(|known| known.kind != *name)) {
+        let known: Vec<&str> = kind.outputs.iter().map(|output| output.kind).collect();
         return Err(TaskError::new("D0020", format!("there is no kind of event `{unknown}`"), Retry::Never)
             .fix(format!("the kinds are {}", known.join(", "))));
     }
@@ -90,7 +104,8 @@ fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
 impl Work for Settings {
     async fn run(&self, house: &Lakehouse, metrics: &Metrics, context: &TaskContext) -> Result<Outcome, Failed> {
         let name = format!("{}.{}", context.dag, context.task);
-        let shoppers = Shoppers {
+        let order = Order {
+            generator: generate::find(&self.generator).map_err(tidemill_etl::Error::from)?,
             events: self.events,
             seed: self.seed,
             users: self.users,
@@ -101,7 +116,7 @@ impl Work for Settings {
             once: Some(name),
         };
         // Events are made once: without items there would be no carts and no sales, for good.
-        if house.lake().await?.try_table(&shoppers.catalogue).await?.is_none() {
+        if order.generator.catalogue && house.lake().await?.try_table(&order.catalogue).await?.is_none() {
             return Err(TaskError::new(
                 "G0105",
                 format!("there are no items to shop for in `{}`", self.catalogue),
@@ -114,7 +129,7 @@ impl Work for Settings {
         let progress = context.progress.clone();
         let total = self.events;
         let report = move |done: u64| progress.report(done, total, "events");
-        let made = generate(house, &shoppers, context.now, &report, &context.cancel).await?;
+        let made = generate(house, &order, context.now, &report, &context.cancel).await?;
         for (topic, records) in &made {
             metrics.published(topic, *records);
         }
@@ -128,11 +143,13 @@ impl Work for Settings {
 }
 
 /// What is to be generated.
-pub(crate) struct Shoppers {
+pub(crate) struct Order {
+    pub(crate) generator: &'static GeneratorKind,
     pub(crate) events: Option<u64>,
     pub(crate) seed: u64,
-    pub(crate) users: u64,
+    pub(crate) users: Option<u64>,
     pub(crate) start: Option<DateTime<Utc>>,
+    /// Events per second; 0: as fast as possible; `None`: as the generator has it.
     pub(crate) rate: Option<f64>,
     pub(crate) catalogue: TableName,
     pub(crate) topics: BTreeMap<String, String>,
@@ -140,26 +157,44 @@ pub(crate) struct Shoppers {
     pub(crate) once: Option<String>,
 }
 
-impl Shoppers {
-    fn topic(&self, kind: EventKind) -> String {
-        self.topics.get(kind.name()).cloned().unwrap_or_else(|| kind.default_topic().to_owned())
+impl Order {
+    fn topic(&self, output: &Output) -> String {
+        self.topics.get(output.kind).cloned().unwrap_or_else(|| output.topic.to_owned())
     }
 
-    /// The events, in event-time order.
-    pub(crate) async fn events(&self, house: &Lakehouse, now: DateTime<Utc>) -> Result<Generator> {
-        let start = self.start.unwrap_or(now - TimeDelta::days(3));
-        let mut shop = Shop::new(self.seed, start);
-        shop.users = self.users;
-        shop.extent = self.events.map_or(Extent::Users, Extent::Events);
-        let catalogue = self.catalogue(house, &shop).await?;
-        Generator::new(shop, catalogue).map_err(|error| tidemill_etl::Error::from(error).into())
+    fn rate(&self) -> Option<f64> {
+        self.rate.or(self.generator.rate).filter(|rate| *rate > 0.0)
     }
 
-    /// A bounded sample of the catalogue table; none if the table is not there.
-    async fn catalogue(&self, house: &Lakehouse, shop: &Shop) -> Result<Catalogue> {
-        let mut catalogue = Catalogue::new(shop.seed, shop.max_items, shop.currency.clone());
+    /// The name of the publisher. What is made is part of it: other settings are other events.
+    fn publisher(&self, name: &str) -> String {
+        let start = self.start.map_or_else(String::new, |start| start.to_rfc3339());
+        let mut name = match (self.generator.name, self.users) {
+            (DEFAULT, users) => format!("{name}-{}-{}-{start}", self.seed, users.unwrap_or(1000)),
+            (generator, None) => format!("{name}-{generator}-{}-{start}", self.seed),
+            (generator, Some(users)) => format!("{name}-{generator}-{}-{users}-{start}", self.seed),
+        };
+        for (kind, topic) in &self.topics {
+            name.extend(["-", kind.as_str(), "=", topic.as_str()]);
+        }
+        name
+    }
+
+    /// The events, one after the other.
+    pub(crate) async fn events(&self, house: &Lakehouse, now: DateTime<Utc>) -> Result<Making> {
+        let mut catalogue = Catalogue::new(self.seed, ITEMS, CURRENCY);
+        if self.generator.catalogue {
+            self.fill(&mut catalogue, house).await?;
+        }
+        let wanted =
+            Wanted { seed: self.seed, users: self.users, events: self.events, start: self.start, now, catalogue };
+        (self.generator.open)(&wanted).map_err(|error| tidemill_etl::Error::from(error).into())
+    }
+
+    /// Takes a bounded sample of the catalogue table; none if the table is not there.
+    async fn fill(&self, catalogue: &mut Catalogue, house: &Lakehouse) -> Result<()> {
         if house.lake().await?.try_table(&self.catalogue).await?.is_none() {
-            return Ok(catalogue);
+            return Ok(());
         }
         let sql = format!(
             "SELECT CAST(item_id AS BIGINT), CAST(list_price AS DECIMAL(10, 2)), CAST(list_price_currency AS VARCHAR) \
@@ -179,29 +214,63 @@ impl Shoppers {
                 });
             }
         }
-        Ok(catalogue)
+        Ok(())
     }
 }
 
 struct Target {
     topic: String,
-    id: i32,
-    encoder: JsonEncoder,
+    writer: Writer,
     records: Vec<NewRecord>,
     written: u64,
 }
 
+/// How a target's records are written.
+enum Writer {
+    /// With the schema of this id.
+    Avro(i32, Box<JsonEncoder>),
+    Json,
+}
+
 impl Target {
-    fn take(&mut self, event: Event) -> Result<()> {
-        let body = self.encoder.encode(&event.body).map_err(tidemill_etl::Error::from)?;
-        let mut value = Vec::with_capacity(body.len() + frame::HEADER);
-        frame::write(self.id, &mut value);
-        value.extend(body);
+    async fn open(house: &Lakehouse, topic: String, encoding: Encoding) -> Result<Self> {
+        let writer = match encoding {
+            Encoding::Json => Writer::Json,
+            Encoding::Avro => {
+                let subject = house.subject(&topic);
+                let Some(registered) = house.registry().await?.latest(&subject).await? else {
+                    return Err(Failure::new(
+                        "G0101",
+                        format!("the subject `{subject}` has no schema to write `{topic}` with"),
+                    )
+                    .fix(format!("add `schemas/{topic}.avsc`, or register one: tidemill schemas add {subject} FILE")));
+                };
+                let schema = apache_avro::Schema::parse_str(&registered.schema).map_err(|error| {
+                    Failure::new("G0102", format!("the schema of `{subject}` is not Avro")).why(error.to_string())
+                })?;
+                let encoder = JsonEncoder::new(&schema).map_err(tidemill_etl::Error::from)?;
+                Writer::Avro(registered.id, Box::new(encoder))
+            }
+        };
+        Ok(Self { topic, writer, records: Vec::new(), written: 0 })
+    }
+
+    fn take(&mut self, event: Made) -> Result<()> {
+        let value = match &self.writer {
+            Writer::Json => event.body.to_string().into_bytes(),
+            Writer::Avro(id, encoder) => {
+                let body = encoder.encode(&event.body).map_err(tidemill_etl::Error::from)?;
+                let mut value = Vec::with_capacity(body.len() + frame::HEADER);
+                frame::write(*id, &mut value);
+                value.extend(body);
+                value
+            }
+        };
         self.records.push(NewRecord {
             // The time of writing, not of the event: a broker's retention counts from here, and would throw away what
             // happened long ago as soon as it is written.
             timestamp_ms: None,
-            key: Some(Bytes::from(event.key)),
+            key: event.key.map(Bytes::from),
             value: Some(Bytes::from(value)),
             ..NewRecord::default()
         });
@@ -212,55 +281,32 @@ impl Target {
 /// Makes the events and writes them; returns how many went to each topic.
 pub(crate) async fn generate(
     house: &Lakehouse,
-    shoppers: &Shoppers,
+    order: &Order,
     now: DateTime<Utc>,
     progress: &(dyn Fn(u64) + Send + Sync),
     stop: &CancellationToken,
 ) -> Result<BTreeMap<String, u64>> {
     let broker = house.broker().await?;
-    let registry = house.registry().await?;
     let mut targets = BTreeMap::new();
-    for kind in EventKind::ALL {
-        let topic = shoppers.topic(kind);
-        let subject = house.subject(&topic);
-        let Some(registered) = registry.latest(&subject).await? else {
-            return Err(Failure::new(
-                "G0101",
-                format!("the subject `{subject}` has no schema to write `{topic}` with"),
-            )
-            .fix(format!("add `schemas/{topic}.avsc`, or register one: tidemill schemas add {subject} FILE")));
-        };
-        let schema = apache_avro::Schema::parse_str(&registered.schema).map_err(|error| {
-            Failure::new("G0102", format!("the schema of `{subject}` is not Avro")).why(error.to_string())
-        })?;
-        let encoder = JsonEncoder::new(&schema).map_err(tidemill_etl::Error::from)?;
-        broker.create(&topic, 1).await?;
-        targets.insert(kind, Target { topic, id: registered.id, encoder, records: Vec::new(), written: 0 });
+    for output in order.generator.outputs {
+        let topic = order.topic(output);
+        broker.create(&topic, output.partitions).await?;
+        targets.insert(output.kind, Target::open(house, topic, output.encoding).await?);
     }
-    let mut events = shoppers.events(house, now).await?;
-    // What is made is part of the name: other settings are other events.
-    let mut publisher = match &shoppers.once {
+    let mut events = order.events(house, now).await?;
+    let mut publisher = match &order.once {
         None => None,
-        Some(name) => {
-            let start = shoppers.start.map_or_else(String::new, |start| start.to_rfc3339());
-            let mut name = format!("{name}-{}-{}-{start}", shoppers.seed, shoppers.users);
-            for (kind, topic) in &shoppers.topics {
-                name.extend(["-", kind.as_str(), "=", topic.as_str()]);
-            }
-            Some(broker.publisher(&name).await?)
-        }
+        Some(name) => Some(broker.publisher(&order.publisher(name)).await?),
     };
     let mut done: u64 = publisher.as_ref().and_then(|p| p.progress()).and_then(|text| text.parse().ok()).unwrap_or(0);
     let begun = tokio::time::Instant::now();
     let first = done;
-    for _ in 0..done {
-        if events.next().is_none() {
-            break;
-        }
+    if let Some(last) = done.checked_sub(1) {
+        drop(events.nth(usize::try_from(last).unwrap_or(usize::MAX)));
     }
     // With a rate, ten steps a second at most.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "at least 1, and the cast saturates")]
-    let most = shoppers.rate.map_or(STEP, |rate| ((rate / 10.0).ceil().max(1.0) as u64).min(STEP));
+    let most = order.rate().map_or(STEP, |rate| ((rate / 10.0).ceil().max(1.0) as u64).min(STEP));
     loop {
         let mut staged = 0;
         for event in events.by_ref().take(usize::try_from(most).unwrap_or(usize::MAX)) {
@@ -288,7 +334,7 @@ pub(crate) async fn generate(
         if stop.is_cancelled() {
             break;
         }
-        if let Some(rate) = shoppers.rate {
+        if let Some(rate) = order.rate() {
             let due = begun + Duration::from_secs_f64((done - first) as f64 / rate);
             tokio::select! {
                 () = tokio::time::sleep_until(due) => {}

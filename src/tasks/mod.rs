@@ -20,7 +20,7 @@ use crate::failure::Failure;
 use crate::lakehouse::Lakehouse;
 use crate::metrics::Metrics;
 
-pub(crate) use generate::{Shoppers, generate};
+pub(crate) use generate::{DEFAULT as DEFAULT_GENERATOR, Order, generate};
 
 /// What a task of ours does; [`Bound`] makes it the orchestrator's.
 #[async_trait]

@@ -1,23 +1,18 @@
-//! Made-up shoppers on real catalogue items: the events of seed 003, from nothing but a seed.
+//! Made-up events, from nothing but a seed.
 //!
-//! [`Generator`] is an iterator of [`Event`]s in event-time order. It is pure: the same [`Settings`] and the same
-//! [`Catalogue`] give the same events, on any day and in any place. It knows no clock and no topic; the caller decides
-//! how fast events go out and where to. Memory is bounded by `max_items` (the catalogue is a sample) and by
-//! `max_open_users` (users whose story is not over).
+//! [`KINDS`] is the one list of generators: the `generate` task, `tidemill generate` and "did you mean" all read it. Each
+//! opens an iterator of [`Made`] events that knows no clock and no topic; the caller decides how fast events go out and
+//! where to. The same [`Wanted`] gives the same events, on any day and in any place, and memory does not grow with them.
 //!
-//! A user's story: register → sign in → view items → put some into a cart → check out, one event a cart line →
-//! sign out → perhaps come back. [`Habits`] say how often it goes otherwise: nobody signs out, sign-ins and check-outs
-//! are sent twice, items are looked at that no catalogue has. Only items with a price in the shop's currency are
-//! bought, at that price. Real mail addresses never exist here: only the masked form is made.
-mod catalogue;
-mod event;
-mod generator;
-mod settings;
-mod shopper;
-#[cfg(test)]
-mod tests;
+//! | kind | what it makes |
+//! |---|---|
+//! | [`shoppers`] | the user events of a shop over a catalogue, in event-time order |
+//! | [`customer_events`] | nested events of a streaming service, with the impossible dates that real ones have |
+//! | [`ecommerce_logs`] | flat JSON events of a shop, a quarter of them wrong in one way |
+pub mod customer_events;
+mod draw;
+pub mod ecommerce_logs;
+mod kind;
+pub mod shoppers;
 
-pub use catalogue::{Catalogue, CatalogueItem, UNKNOWN_ITEM};
-pub use event::{Event, EventKind};
-pub use generator::Generator;
-pub use settings::{Extent, GenerateError, Habits, Settings};
+pub use kind::{Encoding, GenerateError, GeneratorKind, KINDS, Made, Making, Output, Wanted, find};

@@ -1,6 +1,6 @@
 //! Hand-made events: what generated ones seldom or never are.
 use serde_json::{Value, json};
-use tidemill_etl::generate::{Event, EventKind};
+use tidemill_etl::generate::shoppers::{Event, EventKind};
 
 use super::lake::{Lake, Landed, Movie, Row, instant, land};
 use super::{movies, oracle};

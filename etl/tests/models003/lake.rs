@@ -19,7 +19,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde_json::Value;
-use tidemill_etl::generate::{Event, EventKind};
+use tidemill_etl::generate::shoppers::{Event, EventKind};
 use tidemill_etl::model::Project;
 
 /// An event with the place it landed at.

@@ -12,7 +12,7 @@ mod polars_oracle;
 use std::hash::{BuildHasher, Hasher, RandomState};
 
 use chrono::{DateTime, TimeDelta};
-use tidemill_etl::generate::{Catalogue, CatalogueItem, Generator, Settings};
+use tidemill_etl::generate::shoppers::{Catalogue, CatalogueItem, Generator, Settings};
 
 use lake::{Lake, Landed, Movie, land};
 

@@ -2,7 +2,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Datelike, Weekday};
-use tidemill_etl::generate::EventKind;
+use tidemill_etl::generate::shoppers::EventKind;
 
 use super::lake::{Lake, Landed, Movie, Row, cents};
 

@@ -3,7 +3,7 @@ use polars::prelude::{
     Column, DataFrame, DataType, IntoLazy, LazyFrame, NamedFrom, Series, SortMultipleOptions, UnionArgs, col, concat,
     lit, when,
 };
-use tidemill_etl::generate::EventKind;
+use tidemill_etl::generate::shoppers::EventKind;
 
 use super::lake::{Lake, Landed, Row, cents};
 use super::oracle::{HOUR, QUARTER, of};

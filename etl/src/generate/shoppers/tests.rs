@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 
 use super::*;
+use crate::generate::GenerateError;
 
 fn start() -> DateTime<Utc> {
     DateTime::from_timestamp(1_739_803_933, 139_596_000).unwrap()

@@ -1,8 +1,7 @@
 //! How many shoppers, over what time, and how well they behave.
 use chrono::{DateTime, TimeDelta, Utc};
-use thiserror::Error;
 
-use crate::error::{Explain, Retry};
+use crate::generate::GenerateError;
 
 /// When the generator ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -125,52 +124,5 @@ impl Habits {
             ("duplicate_checkout", self.duplicate_checkout),
             ("unknown_item", self.unknown_item),
         ]
-    }
-}
-
-/// Why nothing can be generated.
-#[derive(Debug, Clone, PartialEq, Error)]
-pub enum GenerateError {
-    /// A share is not a share.
-    #[error("generate events with `{setting}` = {share}")]
-    Share {
-        /// The habit.
-        setting: &'static str,
-        /// Its value.
-        share: f64,
-    },
-    /// Users need time to come in.
-    #[error("spread users over a span of {span}")]
-    Span {
-        /// The span as set.
-        span: TimeDelta,
-    },
-    /// Events were asked for, but nobody comes.
-    #[error("generate events of 0 users")]
-    Nobody,
-    /// No user may ever come.
-    #[error("generate events with room for 0 users")]
-    NoRoom,
-}
-
-impl Explain for GenerateError {
-    fn code(&self) -> &'static str {
-        match self {
-            Self::Share { .. } => "G0001",
-            Self::Span { .. } | Self::Nobody | Self::NoRoom => "G0002",
-        }
-    }
-
-    fn retry(&self) -> Retry {
-        Retry::AfterPerson
-    }
-
-    fn fix(&self) -> Option<String> {
-        Some(match self {
-            Self::Share { setting, .. } => format!("set `{setting}` to a number from 0 (never) to 1 (always)"),
-            Self::Span { .. } => "set `span` to more than zero".to_owned(),
-            Self::Nobody => "set `users` to at least 1".to_owned(),
-            Self::NoRoom => "set `max_open_users` to at least 1".to_owned(),
-        })
     }
 }

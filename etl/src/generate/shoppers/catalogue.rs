@@ -1,6 +1,8 @@
 //! The items that made-up shoppers look at and buy: a bounded sample of the catalogue.
 use std::collections::BTreeMap;
 
+use crate::generate::draw::mix;
+
 /// What an item id looks like that no catalogue has.
 pub const UNKNOWN_ITEM: &str = "default-movie";
 
@@ -72,12 +74,4 @@ impl Extend<CatalogueItem> for Catalogue {
             self.offer(&item);
         }
     }
-}
-
-/// Spreads 64 bits: the finalizer of `SplitMix64` (Steele, Lea, Flood 2014). Different inputs give different outputs.
-const fn mix(value: u64) -> u64 {
-    let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    value ^ (value >> 31)
 }

@@ -10,8 +10,9 @@ use uuid::Builder;
 
 use super::catalogue::{Catalogue, UNKNOWN_ITEM};
 use super::event::{Event, EventKind};
-use super::settings::{Extent, GenerateError, Settings};
+use super::settings::{Extent, Settings};
 use super::shopper::{Action, Shopper};
+use crate::generate::GenerateError;
 
 /// The largest prime below 1,000,000,000. User ids are `a·n + b` modulo it: no two of so many users share one.
 const USER_IDS: u64 = 999_999_937;
