@@ -9,6 +9,8 @@ pub(crate) enum Kind {
     Counter,
     /// Rises and falls.
     Gauge,
+    /// Counts of values by size.
+    Histogram,
 }
 
 /// A metric: declared once as a constant beside the code that feeds it.
@@ -36,8 +38,17 @@ pub(crate) struct Metrics(Mutex<Families>);
 #[derive(Debug, Default)]
 struct Families {
     by_name: BTreeMap<&'static str, (Metric, BTreeMap<Labels, f64>)>,
+    histograms: BTreeMap<&'static str, (Metric, BTreeMap<Labels, Spread>)>,
     series: usize,
     refused: u64,
+}
+
+/// A histogram's buckets, each with its upper end, and the sum of what was observed.
+#[derive(Debug, Default)]
+struct Spread {
+    ends: &'static [f64],
+    counts: Vec<u64>,
+    sum: f64,
 }
 
 const ROWS: Metric = Metric { name: "tidemill_rows_total", help: "Rows committed to lake tables", kind: Kind::Counter };
@@ -82,10 +93,37 @@ impl Metrics {
         self.change(metric, labels, |value| *value = to);
     }
 
+    /// Adds observations to a histogram: `counts` by bucket, the last one for those beyond all `ends`.
+    pub(crate) fn observe(
+        &self,
+        metric: Metric,
+        labels: &[(&'static str, &str)],
+        ends: &'static [f64],
+        counts: impl Iterator<Item = u64>,
+        sum: f64,
+    ) {
+        let labels: Labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let Families { histograms, series, refused, .. } = &mut *all;
+        let (_, known) = histograms.entry(metric.name).or_insert_with(|| (metric, BTreeMap::new()));
+        if !known.contains_key(&labels) {
+            if *series >= MAX_SERIES {
+                *refused += 1;
+                return;
+            }
+            *series += 1;
+        }
+        let spread = known.entry(labels).or_default();
+        spread.ends = ends;
+        spread.counts.resize(ends.len() + 1, 0);
+        spread.counts.iter_mut().zip(counts).for_each(|(count, more)| *count += more);
+        spread.sum += sum;
+    }
+
     fn change(&self, metric: Metric, labels: &[(&'static str, &str)], change: impl FnOnce(&mut f64)) {
         let labels: Labels = labels.iter().map(|(name, value)| (*name, (*value).to_owned())).collect();
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Families { by_name, series, refused } = &mut *all;
+        let Families { by_name, series, refused, .. } = &mut *all;
         let (_, known) = by_name.entry(metric.name).or_insert_with(|| (metric, BTreeMap::new()));
         if !known.contains_key(&labels) {
             if *series >= MAX_SERIES {
@@ -104,10 +142,13 @@ impl Metrics {
         for (metric, series) in all.by_name.values() {
             head(&mut text, *metric);
             for (labels, value) in series {
-                let labels =
-                    labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect::<Vec<_>>();
-                let braces = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
-                line(&mut text, metric.name, &braces, *value);
+                line(&mut text, metric.name, &braces(labels, None), *value);
+            }
+        }
+        for (metric, series) in all.histograms.values() {
+            head(&mut text, *metric);
+            for (labels, spread) in series {
+                spread.render(metric.name, labels, &mut text);
             }
         }
         let refused = Metric {
@@ -121,10 +162,30 @@ impl Metrics {
     }
 }
 
+impl Spread {
+    fn render(&self, name: &str, labels: &Labels, text: &mut String) {
+        let mut below = 0;
+        for (index, count) in self.counts.iter().enumerate() {
+            below += count;
+            let end = self.ends.get(index).map_or_else(|| "+Inf".to_owned(), ToString::to_string);
+            line(text, &format!("{name}_bucket"), &braces(labels, Some(&end)), below as f64);
+        }
+        line(text, &format!("{name}_sum"), &braces(labels, None), self.sum);
+        line(text, &format!("{name}_count"), &braces(labels, None), below as f64);
+    }
+}
+
+fn braces(labels: &Labels, end: Option<&str>) -> String {
+    let mut all: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect();
+    all.extend(end.map(|end| format!("le=\"{end}\"")));
+    if all.is_empty() { String::new() } else { format!("{{{}}}", all.join(",")) }
+}
+
 fn head(text: &mut String, metric: Metric) {
     let kind = match metric.kind {
         Kind::Counter => "counter",
         Kind::Gauge => "gauge",
+        Kind::Histogram => "histogram",
     };
     let name = metric.name;
     text.extend(["# HELP ", name, " ", metric.help, "\n# TYPE ", name, " ", kind, "\n"]);
@@ -158,6 +219,24 @@ mod tests {
             "# HELP tidemill_lag_records Records not yet read\n# TYPE tidemill_lag_records gauge\ntidemill_lag_records 1.5\n\
              # HELP tidemill_rows_total Rows committed\n# TYPE tidemill_rows_total counter\ntidemill_rows_total{table=\"a\\\"b\"} 5\n\
              # HELP tidemill_metrics_refused_total Values with labels beyond the limit of series\n# TYPE tidemill_metrics_refused_total counter\ntidemill_metrics_refused_total 0\n"
+        );
+    }
+
+    #[test]
+    fn a_histogram_counts_what_is_at_or_below_each_end() {
+        const DELAY: Metric = Metric { name: "d_seconds", help: "Delay", kind: Kind::Histogram };
+        let metrics = Metrics::default();
+        metrics.observe(DELAY, &[("stream", "s")], &[0.1, 1.0], [1, 2, 1].into_iter(), 3.5);
+        metrics.observe(DELAY, &[("stream", "s")], &[0.1, 1.0], [1, 0, 0].into_iter(), 0.05);
+
+        let text = metrics.render();
+        assert!(
+            text.starts_with(
+                "# HELP d_seconds Delay\n# TYPE d_seconds histogram\n\
+                 d_seconds_bucket{stream=\"s\",le=\"0.1\"} 2\nd_seconds_bucket{stream=\"s\",le=\"1\"} 4\n\
+                 d_seconds_bucket{stream=\"s\",le=\"+Inf\"} 5\nd_seconds_sum{stream=\"s\"} 3.55\nd_seconds_count{stream=\"s\"} 5\n"
+            ),
+            "{text}"
         );
     }
 

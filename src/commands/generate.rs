@@ -24,9 +24,8 @@ pub(super) async fn run(context: &Context, command: &Generate) -> Result<Exit> {
         })?),
     };
     let order = Order {
-        generator: tidemill_etl::generate::find(&command.generator).map_err(|error| {
-            Failure::from(tidemill_etl::Error::from(error)).exit(Exit::Usage)
-        })?,
+        generator: tidemill_etl::generate::find(&command.generator)
+            .map_err(|error| Failure::from(tidemill_etl::Error::from(error)).exit(Exit::Usage))?,
         events: command.events,
         seed: command.seed,
         users: command.users,
@@ -38,9 +37,7 @@ pub(super) async fn run(context: &Context, command: &Generate) -> Result<Exit> {
     };
     if command.dry_run {
         for event in order.events(&house, house.clock.now()).await? {
-            context
-                .report
-                .line(&json!({ "kind": event.kind, "key": event.key, "value": event.body }).to_string())?;
+            context.report.line(&json!({ "kind": event.kind, "key": event.key, "value": event.body }).to_string())?;
             if context.stop.is_cancelled() {
                 return Ok(Exit::Stopped);
             }

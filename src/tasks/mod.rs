@@ -5,6 +5,7 @@ mod generate;
 mod ingest;
 mod load;
 mod models;
+mod observe;
 mod publish;
 mod stream;
 

@@ -4,7 +4,7 @@
 //! so that the tasks after it can bring models and warehouse up to date; the continuous trigger starts it again.
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arrow::datatypes::{Field, Schema};
@@ -12,13 +12,14 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidemill_etl::pipeline::body::{OnIncompatible, OnUnknown};
-use tidemill_etl::pipeline::{Around, Landed, Landing, Limits, Progress, land};
+use tidemill_etl::pipeline::{Around, Clock, Landed, Landing, Limits, Progress, land};
 use tidemill_etl::table::{TableName, parse_type};
 use tidemill_orchestrator::dag::parse_duration;
 use tidemill_orchestrator::{KindSpec, Outcome, Shape, TaskContext, TaskError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::observe::Observed;
 use super::{Failed, Kind, Work, count, key, read, required, with_default};
 use crate::failure::sentence;
 use crate::lakehouse::Lakehouse;
@@ -200,13 +201,13 @@ impl Work for Settings {
             dead: house.dead_letters().await?.clone(),
             clock: house.etl_clock(),
         };
-        let progress = Arc::new(Progress::default());
+        let mut observed: Vec<Observed> = self.topics.iter().map(|topic| Observed::new(&self.stream, topic)).collect();
         let stop = context.cancel.child_token();
         let mut landings: JoinSet<(String, tidemill_etl::Result<Landed>)> = JoinSet::new();
-        for topic in &self.topics {
+        for Observed { topic, progress, .. } in &observed {
             around.broker.create(topic, self.partitions).await?;
             let landing = self.landing(house, topic, columns.as_ref(), context.drain);
-            let (around, progress, stop) = (around.clone(), Arc::clone(&progress), stop.clone());
+            let (around, progress, stop) = (around.clone(), Arc::clone(progress), stop.clone());
             landings.spawn(async move {
                 let landed = land(&around, &landing, &progress, &stop).await;
                 if landed.is_err() {
@@ -216,7 +217,8 @@ impl Work for Settings {
                 (landing.topic, landed)
             });
         }
-        let watch = watch(&progress, &stop, run_for, context);
+        let look = lag(&around, &observed);
+        let watch = watch(&mut observed, metrics, &around.clock, &stop, run_for, context);
         let gather = async {
             let mut all = Vec::new();
             while let Some(joined) = landings.join_next().await {
@@ -227,7 +229,11 @@ impl Work for Settings {
         let all = tokio::select! {
             all = gather => all,
             never = watch => match never {},
+            never = look => match never {},
         };
+        for one in &mut observed {
+            one.tell(metrics, (around.clock)().timestamp_millis());
+        }
         let mut rows = 0;
         let mut dead = 0;
         let mut failed = None;
@@ -268,16 +274,56 @@ impl Work for Settings {
     }
 }
 
+/// How often the lag is looked at, and told to the broker for its tools.
+const LOOK: Duration = Duration::from_secs(5);
+
 /// Reports how far the landings are, and ends them `run_for` after the first commit unless they drain.
-async fn watch(progress: &Progress, stop: &CancellationToken, run_for: Duration, context: &TaskContext) -> Infallible {
+async fn watch(
+    observed: &mut [Observed],
+    metrics: &Metrics,
+    clock: &Clock,
+    stop: &CancellationToken,
+    run_for: Duration,
+    context: &TaskContext,
+) -> Infallible {
     let mut first = None;
     loop {
         tokio::time::sleep(Duration::from_millis(50)).await;
-        context.progress.report(progress.rows.load(Ordering::Relaxed), None, "rows");
-        if progress.commits.load(Ordering::Relaxed) > 0 && !context.drain {
+        let sum = |of: fn(&Progress) -> &AtomicU64| -> u64 {
+            observed.iter().map(|one| of(&one.progress).load(Ordering::Relaxed)).sum()
+        };
+        context.progress.report(sum(|progress| &progress.rows), None, "rows");
+        let commits = sum(|progress| &progress.commits);
+        for one in observed.iter_mut() {
+            one.tell(metrics, clock().timestamp_millis());
+        }
+        if commits > 0 && !context.drain {
             let since = first.get_or_insert_with(tokio::time::Instant::now);
             if since.elapsed() >= run_for {
                 stop.cancel();
+            }
+        }
+    }
+}
+
+/// Looks from time to time how far the topics go beyond what is committed. A broker that cannot be asked now is asked
+/// again: landing itself says what is wrong with it.
+fn lag(around: &Around, observed: &[Observed]) -> impl Future<Output = Infallible> + use<> {
+    let broker = Arc::clone(&around.broker);
+    let landings: Vec<(String, String, Arc<Progress>)> =
+        observed.iter().map(|one| (one.stream.clone(), one.topic.clone(), Arc::clone(&one.progress))).collect();
+    async move {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            for (stream, topic, progress) in &landings {
+                let positions = progress.positions();
+                if positions.is_empty() {
+                    continue;
+                }
+                broker.note(&format!("tidemill-{stream}"), &positions).await;
+                if let Ok(bounds) = broker.bounds(topic).await {
+                    progress.look(&bounds);
+                }
             }
         }
     }

@@ -217,7 +217,8 @@ mod tests {
     #[test]
     fn they_are_distributed_as_the_real_ones() {
         const EVENTS: u64 = 20_000;
-        let (mut times, mut starts, mut actions, mut searches, mut recommendations, mut empty) = (0_u32, 0_u32, 0, 0, 0, 0);
+        let (mut times, mut starts, mut actions, mut searches, mut recommendations, mut empty) =
+            (0_u32, 0_u32, 0, 0, 0, 0);
         let (mut users, mut contents, mut padded) = (BTreeSet::new(), BTreeSet::new(), 0);
         for (index, made) in events(11, EVENTS).enumerate() {
             let body = &made.body;

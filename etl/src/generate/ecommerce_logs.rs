@@ -109,7 +109,8 @@ mod tests {
                 amount <= 0.0,
                 body["currency"].is_null(),
             ];
-            let found: Vec<&str> = FAULTS.into_iter().zip(wrong).filter(|(_, wrong)| *wrong).map(|(name, _)| name).collect();
+            let found: Vec<&str> =
+                FAULTS.into_iter().zip(wrong).filter(|(_, wrong)| *wrong).map(|(name, _)| name).collect();
             assert!(found.len() <= 1, "{body}");
             assert_eq!(body["invalid_field"].as_str(), found.first().copied(), "{body}");
             assert_eq!(body["is_valid"].as_bool(), Some(found.is_empty()), "{body}");

@@ -135,7 +135,8 @@ impl Explain for GenerateError {
     fn fix(&self) -> Option<String> {
         Some(match self {
             Self::Unknown { name } => {
-                let near = KINDS.iter().map(|kind| kind.name).min_by_key(|known| strsim::damerau_levenshtein(name, known));
+                let near =
+                    KINDS.iter().map(|kind| kind.name).min_by_key(|known| strsim::damerau_levenshtein(name, known));
                 let names: Vec<&str> = KINDS.iter().map(|kind| kind.name).collect();
                 format!("did you mean `{}`? There are {}", near.unwrap_or_default(), names.join(", "))
             }

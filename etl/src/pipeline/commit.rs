@@ -11,14 +11,14 @@ use tokio::time::Instant;
 use tracing::{debug, warn};
 
 use super::dead_letter::DeadLetter;
-use super::hold::{Gap, Holding, take_over};
+use super::hold::{Gap, Held, Holding, take_over};
 use super::landing::{Around, Landed, Landing};
 use super::progress::Progress;
 use crate::error::Result;
 use crate::failpoint::hit;
-use crate::position::Offset;
+use crate::position::{Offset, TopicPartition};
 use crate::record::Record;
-use crate::table::{Commit, FileWriter, Guard, Operation, Table, WriteOptions, evolve, project};
+use crate::table::{Appender, Commit, FileWriter, Guard, Operation, WriteOptions, evolve, project};
 
 /// A micro-batch, decoded and ready to be committed.
 pub(super) struct Sealed {
@@ -51,7 +51,9 @@ pub(super) struct Committer {
     pub(super) around: Around,
     pub(super) landing: Landing,
     pub(super) progress: Arc<Progress>,
-    pub(super) table: Table,
+    pub(super) table: Appender,
+    /// The columns that the table is known to have, as the decoder hands them out.
+    pub(super) columns: SchemaRef,
     pub(super) holding: Holding,
     pub(super) landed: Landed,
     /// Whether our fence is raised.
@@ -79,7 +81,7 @@ impl Committer {
         let begun = Instant::now();
         let now = (self.around.clock)();
         hit("land.before_evolve").await;
-        evolve(&mut self.table, &sealed.schema, now).await?;
+        self.evolve(&sealed.schema).await?;
         let mut commit = Commit::append(now);
         let mut dead_of: BTreeMap<i32, u64> = BTreeMap::new();
         for letter in &sealed.dead {
@@ -100,9 +102,8 @@ impl Committer {
         hit("land.after_dead_letters").await;
 
         // Rows go out in the table's own columns: it may have some that the topic no longer fills.
-        let columns = self.table.schema()?;
-        let rows = project(&sealed.rows, &columns, self.table.name())?;
-        let mut writer = FileWriter::new(&self.table, columns, WriteOptions::default(), now);
+        let rows = project(&sealed.rows, self.table.schema(), self.table.name())?;
+        let mut writer = FileWriter::beside(&self.table, WriteOptions::default(), now);
         writer.write(&rows).await?;
         commit.actions.extend(writer.finish().await?.into_iter().map(LogAction::Add));
         hit("land.after_write").await;
@@ -117,6 +118,7 @@ impl Committer {
             }
         }
 
+        self.tell();
         let rows = rows.num_rows() as u64;
         self.landed.rows += rows;
         self.landed.dead += dead;
@@ -129,6 +131,25 @@ impl Committer {
         let visible = (self.around.clock)().timestamp_millis();
         progress.committed(begun.elapsed(), visible, sealed.produced.iter().copied());
         debug!(topic = self.landing.topic, rows, dead, version = self.table.version(), "landed");
+        Ok(())
+    }
+
+    /// Notes where the partitions stand.
+    pub(super) fn tell(&self) {
+        let position =
+            |(partition, held): (&i32, &Held)| (TopicPartition::new(&self.landing.topic, *partition), held.next);
+        self.progress.hold(self.holding.iter().map(position).collect());
+    }
+
+    /// Adds what a new schema brought, in a commit of its own, before the first row that needs it.
+    async fn evolve(&mut self, wanted: &SchemaRef) -> Result<()> {
+        if Arc::ptr_eq(&self.columns, wanted) {
+            return Ok(());
+        }
+        let mut table = self.around.lake.table(self.table.name()).await?;
+        evolve(&mut table, wanted, (self.around.clock)()).await?;
+        self.table = Appender::open(&table).await?;
+        self.columns = Arc::clone(wanted);
         Ok(())
     }
 

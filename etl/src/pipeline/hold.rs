@@ -11,7 +11,7 @@ use super::error::LandingError;
 use super::landing::Landing;
 use crate::error::Result;
 use crate::position::{Bounds, Offset, TopicPartition};
-use crate::table::{Commit, Guard, Operation, Table};
+use crate::table::{Appender, Commit, Guard, Operation};
 use crate::topic::Assignment;
 
 /// One partition in our hands.
@@ -39,16 +39,13 @@ pub(super) struct Gap {
 }
 
 /// Reads where the partitions stand. Nothing is raised yet.
-pub(super) async fn look(table: &Table, landing: &Landing, partitions: &[i32]) -> Result<Holding> {
-    let mut holding = Holding::new();
-    for partition in partitions {
+pub(super) fn look(table: &Appender, landing: &Landing, partitions: &[i32]) -> Holding {
+    let held = |partition: &i32| {
         let (app, epoch_app) = (landing.app(*partition), landing.epoch_app(*partition));
-        let committed = table.txn(&app).await?;
-        let epoch = table.txn(&epoch_app).await?;
-        let next = committed.unwrap_or(0);
-        holding.insert(*partition, Held { app, next, committed, epoch_app, epoch });
-    }
-    Ok(holding)
+        let (committed, epoch) = (table.txn(&app), table.txn(&epoch_app));
+        (*partition, Held { app, next: committed.unwrap_or(0), committed, epoch_app, epoch })
+    };
+    partitions.iter().map(held).collect()
 }
 
 /// What to read of each partition, from where the table stands; and what is lost of it.
@@ -92,7 +89,7 @@ pub(super) fn assign(
 ///
 /// # Errors
 /// [`TableError::Fenced`](crate::table::TableError) if somebody else raised a fence meanwhile.
-pub(super) async fn take_over(table: &mut Table, holding: &mut Holding, now: DateTime<Utc>) -> Result<bool> {
+pub(super) async fn take_over(table: &mut Appender, holding: &mut Holding, now: DateTime<Utc>) -> Result<bool> {
     let mut commit = Commit::new(Operation::Fence, Guard::Append, now);
     for held in holding.values_mut() {
         let ours = held.epoch.unwrap_or(0) + 1;
@@ -101,12 +98,7 @@ pub(super) async fn take_over(table: &mut Table, holding: &mut Holding, now: Dat
         held.epoch = Some(ours);
     }
     table.commit(commit).await?;
-    for held in holding.values() {
-        if table.txn(&held.app).await? != held.committed {
-            return Ok(false);
-        }
-    }
-    Ok(true)
+    Ok(holding.values().all(|held| table.txn(&held.app) == held.committed))
 }
 
 #[cfg(test)]

@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use crate::position::{Bounds, Positions, TopicPartition};
+
 /// Upper ends of the buckets of both histograms, in seconds, each bucket including its end.
 pub const BUCKETS: [f64; 14] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 60.0, 600.0];
 
@@ -55,6 +57,8 @@ struct Inner {
     reasons: BTreeMap<String, u64>,
     commit: Histogram,
     delay: Histogram,
+    /// The next offset to read of each partition, as committed.
+    positions: Positions,
 }
 
 impl Progress {
@@ -75,6 +79,26 @@ impl Progress {
     /// How old records were when they could first be queried, by the times their producers gave them.
     pub fn delay(&self) -> Histogram {
         self.inner().delay.clone()
+    }
+
+    /// The next offset to read of each partition that this process holds, as committed.
+    pub fn positions(&self) -> Positions {
+        self.inner().positions.clone()
+    }
+
+    /// Notes how far the topic goes: what is between that and what is committed is the lag.
+    pub fn look(&self, bounds: &[Bounds]) {
+        let behind = |(partition, next): (&TopicPartition, &i64)| {
+            let end = usize::try_from(partition.partition).ok().and_then(|at| bounds.get(at)).map_or(*next, |b| b.end);
+            u64::try_from(end - next).unwrap_or(0)
+        };
+        let lag = self.inner().positions.iter().map(behind).sum();
+        self.lag.store(lag, Ordering::Relaxed);
+    }
+
+    /// Notes what is held, and where it stands.
+    pub(super) fn hold(&self, positions: Positions) {
+        self.inner().positions = positions;
     }
 
     pub(super) fn died(&self, reasons: impl Iterator<Item = String>) {

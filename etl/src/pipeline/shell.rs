@@ -26,10 +26,10 @@ use crate::error::{Error, Result};
 use crate::failpoint::hit;
 use crate::record::Record;
 use crate::source::{Polled, Source};
-use crate::table::{Table, TableError};
+use crate::table::{Appender, Table, TableError};
 use crate::topic::BrokerError;
 
-/// How often in a row a process that shares a stream may find a partition in other hands before it says so.
+/// How often in a row others may be quicker before it is an error.
 const LOST_RACES: u32 = 20;
 
 /// Lands a topic until it is drained, or `stop` is cancelled; then what was read is committed and the loop ends.
@@ -62,9 +62,8 @@ pub async fn land(
                     lost = 0;
                 }
             }
-            // With several processes a partition may be in other hands for a moment after it was handed over.
-            Err(error) if landing.shared && is_fenced(&error) && lost < LOST_RACES => {
-                info!(topic = landing.topic, %error, "a partition is in other hands, reading where it stands");
+            Err(error) if is_overtaken(&error, landing.shared) && lost < LOST_RACES => {
+                info!(topic = landing.topic, %error, "others were quicker, reading where the table stands");
                 lost += 1;
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
@@ -73,8 +72,14 @@ pub async fn land(
     }
 }
 
-fn is_fenced(error: &Error) -> bool {
-    matches!(error.downcast_ref::<TableError>(), Some(TableError::Fenced { .. }))
+/// Whether others changed the table such that looking again is all that is needed: its columns, or, where processes share
+/// a stream, a partition that was in other hands for a moment after it was handed over.
+fn is_overtaken(error: &Error, shared: bool) -> bool {
+    match error.downcast_ref::<TableError>() {
+        Some(TableError::Conflict { .. }) => true,
+        Some(TableError::Fenced { .. }) => shared,
+        _ => false,
+    }
 }
 
 /// The table's columns without those that landing adds.
@@ -153,7 +158,8 @@ impl<'a> Round<'a> {
             Mine::All => (0..i32::try_from(bounds.len()).unwrap_or(i32::MAX)).collect(),
             Mine::These(partitions) => partitions,
         };
-        let mut holding = look(&table, landing, &partitions).await?;
+        let table = Appender::open(&table).await?;
+        let mut holding = look(&table, landing, &partitions);
         let (assignments, gaps) = assign(landing, &bounds, &mut holding)?;
         let mut committer = Box::new(Committer {
             around: around.clone(),
@@ -161,10 +167,12 @@ impl<'a> Round<'a> {
             progress: Arc::clone(progress),
             landed: Landed { version: table.version(), ..landed },
             table,
+            columns: Arc::clone(decoder.schema()),
             holding,
             fenced: false,
         });
         committer.record_gaps(&gaps).await?;
+        committer.tell();
         let drained = landing.drain && assignments.iter().all(|one| one.to.is_some_and(|to| one.from >= to));
         hit("land.before_open").await;
         let source = if drained { None } else { Some(around.broker.source(&assignments).await?) };

@@ -41,7 +41,7 @@ fn settings(registry: &Arc<dyn Registry>) -> BodySettings {
 /// Records of two partitions in the order in which they are read.
 fn records(values: impl IntoIterator<Item = Option<Vec<u8>>>) -> Vec<Record> {
     let record = |(offset, value): (i64, Option<Vec<u8>>)| Record {
-        partition: TopicPartition::new("events", i32::from(offset % 2 == 1)),
+        partition: TopicPartition::new("events", i32::from(offset % 2 == 1)).into(),
         offset: offset / 2,
         timestamp_ms: offset,
         key: None,
