@@ -324,7 +324,7 @@ impl ConfluentRegistry {
         let (status, why) =
             match self.ask(Method::PUT, url.clone(), Some(json!({ "compatibility": level.name() }))).await? {
                 Answer::Body(_) => return Ok(()),
-                Answer::Missing => (404, "it has no levels of compatibility".to_owned()),
+                Answer::Missing => (404, "it has no such subject, or no levels of compatibility".to_owned()),
                 Answer::Refused { status, message, .. } => (status, message),
             };
         Err(RegistryError::Answer { url: url.to_string(), status, why })
