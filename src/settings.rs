@@ -45,6 +45,8 @@ pub(crate) struct Settings {
     pub(crate) schemas: Schemas,
     /// `[streams]`
     pub(crate) streams: Streams,
+    /// `[files]`
+    pub(crate) files: Files,
     /// `[engine]`
     pub(crate) engine: Engine,
     /// `[warehouse]`
@@ -136,6 +138,19 @@ pub(crate) struct Streams {
     pub(crate) max_bytes: ByteSize,
     /// The zone of timestamps written without one.
     pub(crate) timestamps_without_zone: chrono_tz::Tz,
+}
+
+/// What landing files may use.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Files {
+    /// Rows in memory.
+    pub(crate) memory: ByteSize,
+    /// The longest row.
+    pub(crate) max_row: ByteSize,
+    /// Rows that types are taken from; 0: all.
+    pub(crate) infer_rows: usize,
+    /// Small files in one commit.
+    pub(crate) commit_files: usize,
 }
 
 /// What the query engine may use.
@@ -411,6 +426,13 @@ impl Typed<'_> {
                         })
                     })
                     .unwrap_or(chrono_tz::UTC),
+            },
+            files: Files {
+                // Below it not even one batch of wide rows fits.
+                memory: self.size("files.memory", 16 << 20),
+                max_row: self.size("files.max_row", 1 << 10),
+                infer_rows: usize::try_from(self.integer("files.infer_rows", 0, 1_000_000_000)).unwrap_or(usize::MAX),
+                commit_files: usize::try_from(self.integer("files.commit_files", 1, 100_000)).unwrap_or(usize::MAX),
             },
             engine: Engine {
                 // 32 MB: below it even a sort of one batch cannot start.

@@ -5,6 +5,7 @@
 pub mod engine;
 pub mod error;
 pub mod failpoint;
+pub mod files;
 pub mod format;
 pub mod generate;
 pub mod ingest;

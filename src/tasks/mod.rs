@@ -1,6 +1,7 @@
 //! Etl work as orchestrator tasks. [`KINDS`] is the one list: DAG files, `tidemill kinds`, the JSON Schema and "did you
 //! mean" all read it. A new kind is one new file and one new line.
 mod check;
+mod files;
 mod generate;
 mod ingest;
 mod load;
@@ -37,7 +38,7 @@ struct Kind {
 
 /// Every kind of task.
 const KINDS: &[Kind] =
-    &[ingest::KIND, stream::KIND, models::KIND, check::KIND, publish::KIND, load::KIND, generate::KIND];
+    &[ingest::KIND, files::KIND, stream::KIND, models::KIND, check::KIND, publish::KIND, load::KIND, generate::KIND];
 
 /// Makes the tasks of one project.
 pub(crate) struct Tasks {

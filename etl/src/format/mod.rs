@@ -4,10 +4,13 @@
 //! and the rows before and after it are as if it had never been there.
 pub mod avro;
 pub(crate) mod column;
+pub mod csv;
 mod decimal;
 mod error;
+pub(crate) mod infer;
 pub(crate) mod instant;
 pub mod item;
 pub mod json;
+pub(crate) mod window;
 
 pub use error::SchemaError;

@@ -10,14 +10,14 @@ use arrow::array::{
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use chrono::{DateTime, Utc};
-use deltalake::kernel::Action;
+use deltalake::kernel::{Action, Add};
 use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::error::LandingError;
 use crate::error::Result;
 use crate::failpoint::hit;
-use crate::table::{Commit, Lake, Table, TableName, write_file};
+use crate::table::{Commit, FileWriter, Lake, Table, TableName, WriteOptions, remove_files, write_file};
 
 /// One record or field that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,6 +128,87 @@ impl DeadLetters {
         }
         *guard = Some(table);
         Ok(fresh.len() as u64)
+    }
+}
+
+/// The letters of one file, which are kept together or not at all.
+#[derive(Debug)]
+pub(crate) struct FileLetters {
+    /// What the table remembers the file by.
+    pub(crate) app: String,
+    /// Which content of the file they are about.
+    pub(crate) fingerprint: i64,
+    /// Those in memory.
+    pub(crate) letters: Vec<DeadLetter>,
+    /// Those in files that no commit names yet, and how many they are.
+    pub(crate) written: (Vec<Add>, u64),
+}
+
+impl DeadLetters {
+    /// A writer of letters that are too many for the memory; what it gives goes into [`FileLetters::written`].
+    pub(crate) fn writer(&self, options: WriteOptions, now: DateTime<Utc>) -> Result<FileWriter> {
+        FileWriter::ahead_of(&self.lake, &self.name, dead_letter_schema(), options, now)
+    }
+
+    /// Letters as rows of the table.
+    pub(crate) fn batch(&self, letters: &[DeadLetter], now: DateTime<Utc>) -> Result<RecordBatch> {
+        let letters: Vec<&DeadLetter> = letters.iter().collect();
+        let failed = |source| LandingError::Arrow { topic: self.name.to_string(), source };
+        Ok(rows(&letters, now).map_err(failed)?)
+    }
+
+    /// Removes what a [`DeadLetters::writer`] wrote and no commit is going to name.
+    pub(crate) async fn discard(&self, written: &[Add]) -> Result<()> {
+        remove_files(&self.lake.log_store(&self.name)?.object_store(None), written).await;
+        Ok(())
+    }
+
+    /// Keeps the letters of these files, in one commit; a file whose letters are there already adds nothing. Returns how
+    /// many were new.
+    ///
+    /// # Errors
+    /// As [`DeadLetters::keep`].
+    pub(crate) async fn keep_files(&self, files: Vec<FileLetters>, now: DateTime<Utc>) -> Result<u64> {
+        if files.is_empty() {
+            return Ok(0);
+        }
+        hit("dead_letter.before_lock").await;
+        let mut guard = self.table.lock().await;
+        hit("dead_letter.before_open").await;
+        let mut table = match guard.take() {
+            Some(mut table) => {
+                table.refresh().await?;
+                table
+            }
+            None => self.lake.ensure(&self.name, &dead_letter_schema(), &[]).await?,
+        };
+        hit("dead_letter.before_progress").await;
+        let mut commit = Commit::append(now);
+        let mut fresh = Vec::new();
+        let mut count = 0;
+        for file in files {
+            let found = table.txn(&file.app).await?;
+            if found == Some(file.fingerprint) {
+                self.discard(&file.written.0).await?;
+                continue;
+            }
+            count += file.letters.len() as u64 + file.written.1;
+            commit.expected.push((file.app.clone(), found));
+            commit.txns.push((file.app, file.fingerprint));
+            commit.actions.extend(file.written.0.into_iter().map(Action::Add));
+            fresh.extend(file.letters);
+        }
+        if count > 0 {
+            let batch = self.batch(&fresh, now)?;
+            hit("dead_letter.before_write").await;
+            commit.actions.extend(write_file(&table, &batch, now).await?.map(Action::Add));
+            commit.metrics = json!({ "numOutputRows": count });
+            hit("dead_letter.before_commit").await;
+            table.commit(commit).await?;
+            hit("dead_letter.after_commit").await;
+        }
+        *guard = Some(table);
+        Ok(count)
     }
 }
 

@@ -17,6 +17,7 @@ mod progress;
 mod share;
 mod shell;
 
+pub(crate) use dead_letter::FileLetters;
 pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
 pub use decide::{Action, Event, Filling, Limits, decide};
 pub use decode::{Decoded, Decoder, META_COLUMNS};

@@ -7,9 +7,9 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
 use deltalake::kernel::Add;
-use object_store::ObjectStore;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
 use parquet::basic::{Compression, ZstdLevel};
@@ -22,7 +22,7 @@ use uuid::Uuid;
 
 use super::appender::Appender;
 use super::error::TableError;
-use super::lake::TableName;
+use super::lake::{Lake, TableName};
 use super::snapshot::Table;
 use super::stats;
 use crate::error::Result;
@@ -118,6 +118,20 @@ impl FileWriter {
     pub fn beside(appender: &Appender, options: WriteOptions, now: DateTime<Utc>) -> Self {
         let store = appender.log_store().object_store(None);
         Self::into_store(appender.name(), store, Arc::clone(appender.schema()), options, now)
+    }
+
+    /// A writer into the folder of a table that may not be there yet.
+    ///
+    /// # Errors
+    /// [`TableError::Lake`] if the name makes no URL.
+    pub fn ahead_of(
+        lake: &Lake,
+        table: &TableName,
+        schema: SchemaRef,
+        options: WriteOptions,
+        now: DateTime<Utc>,
+    ) -> Result<Self> {
+        Ok(Self::into_store(table, lake.log_store(table)?.object_store(None), schema, options, now))
     }
 
     fn into_store(
@@ -258,6 +272,24 @@ impl FileWriter {
         Ok(())
     }
 
+    /// The columns of its files.
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    /// Forgets what was written and removes it from the storage, as far as that can be done now: a file that no commit
+    /// names is harmless.
+    pub async fn discard(mut self) {
+        // A group being encoded has nowhere to go; its thread ends by itself.
+        self.encoding.clear();
+        if let Some(mut open) = self.open.take()
+            && let Err(error) = open.sink.abort().await
+        {
+            tracing::debug!(%error, file = open.path, "upload left behind");
+        }
+        remove_files(&self.store, &self.done).await;
+    }
+
     /// Rows written so far.
     pub fn rows(&self) -> u64 {
         self.rows
@@ -271,6 +303,15 @@ impl FileWriter {
         self.encode().await?;
         self.close().await?;
         Ok(self.done)
+    }
+}
+
+/// Removes files that no commit names.
+pub(crate) async fn remove_files(store: &Arc<dyn ObjectStore>, files: &[Add]) {
+    for file in files {
+        if let Err(error) = store.delete(&Path::from(file.path.as_str())).await {
+            tracing::debug!(%error, file = file.path, "file left behind");
+        }
     }
 }
 

@@ -73,6 +73,17 @@ impl Decoder {
         self.plan.read(body, &mut self.rows)
     }
 
+    /// Appends the record that `bytes` begin with, as in a block of a container file; returns how many bytes it has.
+    ///
+    /// # Errors
+    /// If they do not begin with a whole value of the writer's schema; then nothing was appended.
+    pub fn decode_first(&mut self, bytes: &[u8]) -> Result<usize, Malformed> {
+        let mut reader = Reader::new(bytes);
+        let outcome = record(&self.plan.0, &mut self.rows.all, &mut reader);
+        self.rows.end_row(outcome).map_err(|bad| *bad)?;
+        Ok(reader.at())
+    }
+
     /// How many rows were decoded since the last flush.
     pub fn rows(&self) -> usize {
         self.rows.rows()

@@ -25,6 +25,7 @@
 //! be NULL, whatever the schema says: the table outlives the field. A type that contains itself is refused, as are more
 //! than [`MAX_DEPTH`] levels or [`MAX_NODES`] types.
 mod arrow_schema;
+mod container;
 mod decode;
 mod encode;
 pub mod frame;
@@ -41,6 +42,7 @@ mod oracle;
 mod tests;
 
 pub use arrow_schema::arrow_schema;
+pub(crate) use container::{Container, ContainerProblem};
 pub use decode::Decoder;
 pub(crate) use decode::Plan;
 pub use encode::{EncodeError, Encoder};

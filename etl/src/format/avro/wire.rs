@@ -27,6 +27,11 @@ impl<'a> Reader<'a> {
         Box::new(Malformed { path: String::new(), at: self.at, reason })
     }
 
+    /// The byte reached.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
     fn left(&self) -> usize {
         self.body.len() - self.at
     }
