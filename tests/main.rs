@@ -16,8 +16,8 @@ mod h_the_same_on_real_parts;
 mod i_killed_anywhere;
 mod j_what_errors_look_like;
 mod k_the_services;
-mod l_files;
 mod l_other_programs_schemas;
+mod m_files;
 mod project;
 
 use std::path::Path;

@@ -3,15 +3,13 @@ use std::collections::HashMap;
 use std::io::Read;
 
 use arrow::datatypes::{DataType, Fields};
-use chrono_tz::Tz;
-use serde_json::{Map, Value};
 
 use super::batch::{Bad, Batch, Decoded};
 use super::error::FilesError;
 use super::read::Plan;
 use super::target::{OnUnknown, Place, column_name};
 use crate::format::infer::Seen;
-use crate::format::json::Decoder;
+use crate::format::json::{Decoder, Kind, Syntax, Text};
 use crate::format::window::Window;
 
 /// Rows of one batch at most.
@@ -19,10 +17,10 @@ const ROWS: usize = 8192;
 /// More columns than this are not made of the fields of one table: they are data in the place of names.
 const COLUMNS: usize = 2000;
 
+/// A line that holds something.
 struct Row {
     line: i64,
     raw: Vec<u8>,
-    object: Map<String, Value>,
 }
 
 /// Reads a file twice: a sample of it for the types of fields that are new, then all of it.
@@ -40,7 +38,7 @@ pub(super) fn read(
                 None => break,
                 Some(Err(_)) => {}
                 Some(Ok(row)) => {
-                    fields.look(&row.object, &plan);
+                    fields.look(&row.raw, &plan);
                     rows += 1;
                 }
             }
@@ -99,27 +97,18 @@ impl Lines {
         Ok(Self { window, line: 0 })
     }
 
-    /// The next object, or the line that is none; empty lines are neither.
+    /// The next line, or why it is too long to be one; empty lines are left out.
     fn next(&mut self, plan: &Plan) -> Result<Option<Result<Row, Bad>>, FilesError> {
         loop {
             let Some(line) = self.window.line(plan.max_row).map_err(|error| plan.io(error))? else { return Ok(None) };
             self.line += 1;
-            if line.bytes.trim_ascii().is_empty() {
-                continue;
+            if let Some(all) = line.cut_from {
+                let detail = format!("the line has {all} bytes; its first bytes are kept");
+                return Ok(Some(Err(Bad { at: self.line, reason: "long", detail, raw: line.bytes })));
             }
-            let refused = |reason, detail| Bad { at: self.line, reason, detail, raw: Vec::new() };
-            let bad = match line.cut_from {
-                Some(all) => refused("long", format!("the line has {all} bytes; its first bytes are kept")),
-                None => match serde_json::from_slice(&line.bytes) {
-                    Ok(Value::Object(object)) => return Ok(Some(Ok(Row { line: self.line, raw: line.bytes, object }))),
-                    Ok(_) => refused("syntax", "the line is JSON and no object".to_owned()),
-                    Err(_) if std::str::from_utf8(&line.bytes).is_err() => {
-                        refused("utf8", "the line is not UTF-8".to_owned())
-                    }
-                    Err(error) => refused("syntax", error.to_string()),
-                },
-            };
-            return Ok(Some(Err(Bad { raw: line.bytes, ..bad })));
+            if !line.bytes.trim_ascii().is_empty() {
+                return Ok(Some(Ok(Row { line: self.line, raw: line.bytes })));
+            }
         }
     }
 }
@@ -132,22 +121,41 @@ struct NewFields {
 }
 
 impl NewFields {
-    fn look(&mut self, object: &Map<String, Value>, plan: &Plan) {
-        for (name, value) in object.iter().filter(|(_, value)| !value.is_null()) {
-            let name = column_name(name);
-            if plan.target.place(&name) != Place::Unknown {
+    /// Takes a line into account, if it is one JSON value.
+    fn look(&mut self, raw: &[u8], plan: &Plan) {
+        let whole = || {
+            let mut text = Text::new(raw)?;
+            text.skip()?;
+            text.end()
+        };
+        if whole().is_ok() {
+            // It was walked over just now: nothing in it can fail.
+            drop(self.walk(raw, plan));
+        }
+    }
+
+    fn walk(&mut self, raw: &[u8], plan: &Plan) -> Result<(), Syntax> {
+        let mut text = Text::new(raw)?;
+        if text.kind()? != Kind::Object {
+            return Ok(());
+        }
+        let mut items = text.enter()?;
+        while text.more(&mut items)? {
+            let name = column_name(&text.key()?);
+            if text.kind()? == Kind::Null || plan.target.place(&name) != Place::Unknown {
+                text.skip()?;
                 continue;
             }
             let at = *self.index.entry(name.to_lowercase()).or_insert(self.all.len());
             if at == self.all.len() {
                 self.all.push((name.clone(), Seen::default()));
             }
-            if let Some((first, seen)) = self.all.get_mut(at)
-                && *first == name
-            {
-                seen.value(value, plan.origin.zone);
+            match self.all.get_mut(at) {
+                Some((first, seen)) if *first == name => seen.json(&mut text, plan.origin.zone)?,
+                _ => text.skip().map(drop)?,
             }
         }
+        Ok(())
     }
 
     fn settle(self, plan: &mut Plan) {
@@ -164,26 +172,25 @@ fn decode(rows: Vec<Row>, mut dead: Vec<Bad>, plan: &mut Plan) -> Result<Batch, 
     if plan.target.on_unknown == OnUnknown::Evolve {
         let mut fields = NewFields::default();
         for row in &rows {
-            fields.look(&row.object, plan);
+            fields.look(&row.raw, plan);
         }
         fields.settle(plan);
     }
     let failed = |source| FilesError::Schema { file: plan.origin.shown.clone(), source };
     let mut decoder = Decoder::new(plan.target.schema()).map_err(failed)?.with_zone(plan.origin.zone);
     let mut kept = Vec::with_capacity(rows.len());
-    for mut row in rows {
-        let outcome = fit(&mut row.object, plan).and_then(|changed| {
-            // As it stands if it can be: the text has every digit of its numbers.
-            let decoded = if changed {
-                decoder.decode(Value::Object(row.object).to_string().as_bytes())
-            } else {
-                decoder.decode(row.raw.trim_ascii())
-            };
-            decoded.map_err(|bad| (bad.word(), bad.to_string()))
-        });
-        match outcome {
-            Ok(()) => kept.push((row.line, row.raw)),
-            Err((reason, detail)) => dead.push(Bad { at: row.line, reason, detail, raw: row.raw }),
+    let mut fitted = String::new();
+    for row in rows {
+        fitted.clear();
+        let refused = match fit(&row.raw, plan, &mut fitted) {
+            Ok(()) => decoder.decode(fitted.as_bytes()).err().map(|bad| (bad.word(), bad.to_string())),
+            Err(Refused::Field(detail)) => Some(("unknown_field", detail)),
+            // The decoder says it, as it would of any record.
+            Err(Refused::Syntax) => decoder.decode(&row.raw).err().map(|bad| (bad.word(), bad.to_string())),
+        };
+        match refused {
+            None => kept.push((row.line, row.raw)),
+            Some((reason, detail)) => dead.push(Bad { at: row.line, reason, detail, raw: row.raw }),
         }
     }
     let data = decoder.flush().map_err(failed)?;
@@ -192,94 +199,128 @@ fn decode(rows: Vec<Row>, mut dead: Vec<Bad>, plan: &mut Plan) -> Result<Batch, 
     plan.origin.finish(Decoded { data, at, dead, raw: &raw })
 }
 
-/// Whether the value was changed.
-type Fit = Result<bool, (&'static str, String)>;
+enum Refused {
+    Syntax,
+    Field(String),
+}
 
-/// Gives fields their columns' names and looks for those that have none. In columns whose type was not declared, text
-/// holds any value: what is no text there, as its JSON.
-fn fit(object: &mut Map<String, Value>, plan: &Plan) -> Fit {
-    let mut changed = false;
-    let renamed: Vec<String> = object.keys().filter(|name| column_name(name) != **name).cloned().collect();
-    for name in renamed {
-        let column = column_name(&name);
-        if object.contains_key(&column) {
-            return Err(("unknown_field", format!("the fields `{name}` and `{column}` have one name as columns")));
-        }
-        if let Some(value) = object.remove(&name) {
-            object.insert(column, value);
-            changed = true;
-        }
+impl From<Syntax> for Refused {
+    fn from(_: Syntax) -> Self {
+        Self::Syntax
     }
-    for (name, value) in object.iter_mut().filter(|(_, value)| !value.is_null()) {
-        match plan.target.place(name) {
+}
+
+type Fit = Result<(), Refused>;
+
+/// Writes a line with the columns' names in the place of the fields', and refuses fields that may not be there. In
+/// columns whose type was not declared, text holds any value: what is no text there, as its JSON. Every value keeps the
+/// digits it was written with.
+fn fit(raw: &[u8], plan: &Plan, out: &mut String) -> Fit {
+    let mut text = Text::new(raw)?;
+    if text.kind()? != Kind::Object {
+        return Err(Refused::Syntax);
+    }
+    let ignored = plan.target.on_unknown == OnUnknown::Ignore;
+    let mut items = text.enter()?;
+    out.push('{');
+    while text.more(&mut items)? {
+        let key = text.key()?;
+        let name = column_name(&key);
+        match plan.target.place(&name) {
             Place::Column(at) => {
-                let free = !plan.target.declares(name);
-                changed |= fit_value(value, plan.target.field(at).data_type(), free, name, plan)?;
+                separate(out);
+                quote(&name, out);
+                out.push(':');
+                let free = !plan.target.declares(&name);
+                fit_value(&mut text, plan.target.field(at).data_type(), free, &name, ignored, out)?;
             }
-            Place::Unknown | Place::Refused(_) if plan.target.on_unknown == OnUnknown::Ignore => {}
-            // Without evidence of a type: an empty object, or one that holds nulls only.
-            Place::Unknown if plan.target.on_unknown == OnUnknown::Evolve && is_bare(value, plan.origin.zone) => {}
-            Place::Unknown if plan.target.on_unknown == OnUnknown::Evolve => {
-                return Err(("unknown_field", format!("`{name}` would be one column more than {COLUMNS}")));
-            }
-            Place::Unknown => return Err(("unknown_field", format!("the table has no column `{name}`"))),
-            Place::Refused(why) => return Err(("unknown_field", why)),
-        }
-    }
-    Ok(changed)
-}
-
-fn is_bare(value: &Value, zone: Tz) -> bool {
-    let mut seen = Seen::default();
-    seen.value(value, zone);
-    seen.data_type().is_none()
-}
-
-fn fit_value(value: &mut Value, data_type: &DataType, free: bool, path: &str, plan: &Plan) -> Fit {
-    let mut changed = false;
-    match (data_type, &mut *value) {
-        (_, Value::Null) | (DataType::Utf8, Value::String(_)) => {}
-        (DataType::Utf8, other) if free => {
-            *value = Value::String(other.to_string());
-            changed = true;
-        }
-        (DataType::List(item), Value::Array(items)) => {
-            for item_value in items {
-                changed |= fit_value(item_value, item.data_type(), free, path, plan)?;
-            }
-        }
-        (DataType::Map(entries, _), Value::Object(object)) => {
-            if let DataType::Struct(fields) = entries.data_type()
-                && let [_, item] = fields.as_ref()
-            {
-                for item_value in object.values_mut() {
-                    changed |= fit_value(item_value, item.data_type(), free, path, plan)?;
+            place => {
+                let null = text.kind()? == Kind::Null;
+                let shaped = text.skip_shape()?;
+                match place {
+                    _ if null || ignored => {}
+                    // Without evidence of a type: an object of nothing but nulls.
+                    Place::Unknown if !shaped => {}
+                    Place::Refused(why) => return Err(Refused::Field(why)),
+                    _ if plan.target.on_unknown == OnUnknown::Evolve => {
+                        return Err(Refused::Field(format!("`{name}` would be one column more than {COLUMNS}")));
+                    }
+                    _ => return Err(Refused::Field(format!("the table has no column `{name}`"))),
                 }
             }
         }
-        (DataType::Struct(fields), Value::Object(object)) => {
-            changed |= fit_struct(object, fields, free, path, plan)?;
-        }
-        _ => {}
     }
-    Ok(changed)
+    out.push('}');
+    text.end()?;
+    Ok(())
 }
 
-fn fit_struct(object: &mut Map<String, Value>, fields: &Fields, free: bool, path: &str, plan: &Plan) -> Fit {
-    let mut changed = false;
-    for (name, value) in object.iter_mut().filter(|(_, value)| !value.is_null()) {
-        match fields.find(name) {
-            Some((_, field)) => {
-                changed |= fit_value(value, field.data_type(), free, &format!("{path}.{name}"), plan)?;
+/// A comma, unless something was just opened.
+fn separate(out: &mut String) {
+    if !out.ends_with(['{', '[']) {
+        out.push(',');
+    }
+}
+
+fn quote(text: &str, out: &mut String) {
+    out.push_str(&serde_json::Value::from(text).to_string());
+}
+
+fn fit_value(
+    text: &mut Text<'_>,
+    data_type: &DataType,
+    free: bool,
+    path: &str,
+    ignored: bool,
+    out: &mut String,
+) -> Fit {
+    match (data_type, text.kind()?) {
+        (DataType::Utf8, Kind::Boolean | Kind::Number | Kind::Array | Kind::Object) if free => quote(text.skip()?, out),
+        (DataType::List(item), Kind::Array) => {
+            let mut items = text.enter()?;
+            out.push('[');
+            while text.more(&mut items)? {
+                separate(out);
+                fit_value(text, item.data_type(), free, path, ignored, out)?;
             }
-            None if plan.target.on_unknown == OnUnknown::Ignore || is_bare(value, plan.origin.zone) => {}
-            None => {
-                return Err((
-                    "unknown_field",
-                    format!("the column `{path}` has no field `{name}`, and a nested column does not grow"),
-                ));
+            out.push(']');
+        }
+        (DataType::Map(entries, _), Kind::Object) => {
+            let DataType::Struct(fields) = entries.data_type() else { return Err(Refused::Syntax) };
+            let [_, value] = fields.as_ref() else { return Err(Refused::Syntax) };
+            let mut items = text.enter()?;
+            out.push('{');
+            while text.more(&mut items)? {
+                let key = text.key()?;
+                separate(out);
+                quote(&key, out);
+                out.push(':');
+                fit_value(text, value.data_type(), free, path, ignored, out)?;
             }
+            out.push('}');
+        }
+        (DataType::Struct(fields), Kind::Object) => fit_struct(text, fields, free, path, ignored, out)?,
+        _ => out.push_str(text.skip()?),
+    }
+    Ok(())
+}
+
+fn fit_struct(text: &mut Text<'_>, fields: &Fields, free: bool, path: &str, ignored: bool, out: &mut String) -> Fit {
+    let mut items = text.enter()?;
+    out.push('{');
+    while text.more(&mut items)? {
+        let name = text.key()?;
+        if let Some((_, field)) = fields.find(&name) {
+            separate(out);
+            quote(&name, out);
+            out.push(':');
+            fit_value(text, field.data_type(), free, &format!("{path}.{name}"), ignored, out)?;
+        } else if text.skip_shape()? && !ignored {
+            return Err(Refused::Field(format!(
+                "the column `{path}` has no field `{name}`, and a nested column does not grow"
+            )));
         }
     }
-    Ok(changed)
+    out.push('}');
+    Ok(())
 }

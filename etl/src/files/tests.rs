@@ -273,7 +273,7 @@ async fn a_bad_row_costs_itself_and_is_kept_as_it_was() {
         letter("in/a.csv", 4, "type", "nope,y"),
         letter("in/a.csv", 5, "quote", "3,\"open"),
         letter("in/b.jsonl", 2, "syntax", "{\"id\":"),
-        letter("in/b.jsonl", 3, "syntax", "[7]"),
+        letter("in/b.jsonl", 3, "type", "[7]"),
         letter("in/b.jsonl", 5, "type", "{\"id\":\"x\"}"),
     ];
     assert_eq!(house.letters().await, wanted);
@@ -318,6 +318,21 @@ async fn types_come_from_the_first_rows_and_stay() {
     ];
     let wanted: Vec<_> = wanted.map(|(file, at, reason)| (json!(file), json!(at), json!(reason))).into();
     assert_eq!(reasons, wanted.iter().map(|(a, b, c)| (a, b, c)).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn json_numbers_keep_their_digits() {
+    let house = House::new();
+    let line =
+        "{\"d\":12345678901234567890.123456789012345678,\"big\":123456789012345678901234567890,\"mixed\":1.10}\n";
+    house.put("a.jsonl", [line, "{\"mixed\":\"x\",\"big\":1}\n", "{\"d\":1,\"d\":2}\n"].concat());
+    let mut files = house.files();
+    files.columns = vec![("d".to_owned(), parse_type("decimal(38,18)").unwrap())];
+    let landed = land(&files).await.unwrap();
+    assert_eq!((landed.rows, landed.dead), (2, 1), "a name that is there twice is refused");
+    let rows = house.rows("SELECT CAST(d AS varchar) d, big, mixed FROM bronze.t ORDER BY _line").await;
+    let first = json!({"d": "12345678901234567890.123456789012345678", "big": "123456789012345678901234567890", "mixed": "1.10"});
+    assert_eq!(rows, [first, json!({"d": null, "big": "1", "mixed": "x"})]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

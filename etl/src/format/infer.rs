@@ -7,8 +7,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, TimeUnit};
 use chrono_tz::Tz;
-use serde_json::Value;
 
+use super::json::{Kind, Syntax, Text};
 use super::{csv, instant};
 
 /// An object with more names than this, or deeper than [`DEPTH`], is kept as its JSON text.
@@ -41,9 +41,23 @@ pub(crate) enum Seen {
 pub(crate) struct Members {
     all: Vec<(String, Seen)>,
     index: HashMap<String, usize>,
+    /// How many names were looked at.
+    looked: usize,
 }
 
 impl Members {
+    /// Whether the names can be beside each other: none is empty, none differs from another by case only.
+    fn can_be_columns(&mut self) -> bool {
+        if self.all.len() > self.looked {
+            self.looked = self.all.len();
+            let mut lower: Vec<String> = self.all.iter().map(|(name, _)| name.to_lowercase()).collect();
+            lower.sort_unstable();
+            let unnamed = lower.first().is_some_and(String::is_empty);
+            return !unnamed && self.all.len() <= FIELDS && !lower.windows(2).any(|pair| pair[0] == pair[1]);
+        }
+        true
+    }
+
     fn entry(&mut self, name: &str) -> &mut Seen {
         let at = if let Some(at) = self.index.get(name) {
             *at
@@ -64,65 +78,73 @@ impl Seen {
         }
     }
 
-    /// Takes a JSON value into account.
-    pub(crate) fn value(&mut self, value: &Value, zone: Tz) {
-        self.value_at(value, zone, 0);
+    /// Takes the JSON value at `text` into account, and walks over it.
+    pub(crate) fn json(&mut self, text: &mut Text<'_>, zone: Tz) -> Result<(), Syntax> {
+        self.json_at(text, zone, 0)
     }
 
-    fn value_at(&mut self, value: &Value, zone: Tz, depth: usize) {
-        if *self == Self::Text {
-            return;
+    fn json_at(&mut self, text: &mut Text<'_>, zone: Tz, depth: usize) -> Result<(), Syntax> {
+        let kind = text.kind()?;
+        let nested = match kind {
+            Kind::Array => matches!(self, Self::Nothing | Self::List(_)),
+            Kind::Object => matches!(self, Self::Nothing | Self::Object(_)),
+            _ => true,
+        };
+        if *self == Self::Text || !nested || depth >= DEPTH {
+            text.skip()?;
+            if kind != Kind::Null {
+                *self = Self::Text;
+            }
+            return Ok(());
         }
-        match value {
-            Value::Null => {}
-            Value::Bool(_) => self.add(Self::Boolean),
-            Value::Number(number) => self.add(match number.as_i64() {
-                Some(whole) => Self::Whole { exact: csv::exact_double(whole).is_some() },
-                // Beyond 64 bits: the digits are kept as text, a double would change them.
-                None if number.is_u64() => Self::Text,
-                None => Self::Double,
-            }),
-            Value::String(text) => self.add(of_text(text, zone)),
-            Value::Array(items) => {
-                if depth >= DEPTH || !matches!(self, Self::Nothing | Self::List(_)) {
-                    *self = Self::Text;
-                    return;
-                }
+        match kind {
+            Kind::Null => text.null()?,
+            Kind::Boolean => {
+                text.boolean()?;
+                self.add(Self::Boolean);
+            }
+            Kind::Number => {
+                let number = text.number()?;
+                self.add(match number.digits.parse::<i64>() {
+                    Ok(whole) => Self::Whole { exact: csv::exact_double(whole).is_some() },
+                    // Beyond 64 bits: the digits are kept as text, a double would change them.
+                    Err(_) if number.whole => Self::Text,
+                    Err(_) => Self::Double,
+                });
+            }
+            Kind::Text => self.add(of_text(&text.string()?, zone)),
+            Kind::Array => {
                 if *self == Self::Nothing {
                     *self = Self::List(Box::default());
                 }
-                if let Self::List(seen) = self {
-                    for item in items {
-                        seen.value_at(item, zone, depth + 1);
+                let mut items = text.enter()?;
+                while text.more(&mut items)? {
+                    match self {
+                        Self::List(seen) => seen.json_at(text, zone, depth + 1)?,
+                        _ => text.skip().map(drop)?,
                     }
                 }
             }
-            Value::Object(fields) => {
-                if depth >= DEPTH || !matches!(self, Self::Nothing | Self::Object(_)) {
-                    *self = Self::Text;
-                    return;
-                }
+            Kind::Object => {
                 if *self == Self::Nothing {
                     *self = Self::Object(Members::default());
                 }
-                if let Self::Object(members) = self {
-                    let before = members.all.len();
-                    for (name, value) in fields {
-                        members.entry(name).value_at(value, zone, depth + 1);
+                let mut items = text.enter()?;
+                while text.more(&mut items)? {
+                    let name = text.key()?;
+                    match self {
+                        Self::Object(members) => members.entry(&name).json_at(text, zone, depth + 1)?,
+                        _ => text.skip().map(drop)?,
                     }
-                    if members.all.len() == before {
-                        return;
-                    }
-                    // Names that differ by case only cannot be columns beside each other.
-                    let mut lower: Vec<String> = members.all.iter().map(|(name, _)| name.to_lowercase()).collect();
-                    lower.sort_unstable();
-                    let unnamed = lower.first().is_some_and(String::is_empty);
-                    if unnamed || members.all.len() > FIELDS || lower.windows(2).any(|pair| pair[0] == pair[1]) {
-                        *self = Self::Text;
-                    }
+                }
+                if let Self::Object(members) = self
+                    && !members.can_be_columns()
+                {
+                    *self = Self::Text;
                 }
             }
         }
+        Ok(())
     }
 
     fn add(&mut self, other: Self) {
@@ -206,7 +228,7 @@ fn of_cell(text: &str, zone: Tz) -> Seen {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
@@ -221,7 +243,8 @@ mod tests {
     fn values(all: &[Value]) -> Option<String> {
         let mut seen = Seen::default();
         for value in all {
-            seen.value(value, Tz::UTC);
+            let text = value.to_string();
+            seen.json(&mut Text::new(text.as_bytes()).unwrap(), Tz::UTC).unwrap();
         }
         seen.data_type().map(|data_type| data_type.to_string())
     }

@@ -71,7 +71,7 @@ pub(super) fn append(column: &mut Column, value: &Value, zone: Tz) -> Step {
                 append(child, object.get(field.name()).unwrap_or(&Value::Null), zone)?;
             }
         }
-        (_, other) => return Err(Mismatch::new(other.to_string(), value).into()),
+        (_, other) => return Err(Mismatch::new(other.to_string(), value)),
     }
     column.present();
     Ok(())

@@ -20,5 +20,6 @@ pub use grow::{MAX_COLUMNS, OnUnknown};
 pub use malformed::Malformed;
 pub use read::Decoder;
 pub use text::MAX_NESTING;
+pub(crate) use text::{Kind, Syntax, Text};
 pub(crate) use values::{Mismatch, binary, decimal, describe, double, float, int, long, text};
 pub use write::{JsonWriteError, to_json};
