@@ -102,8 +102,8 @@ class Project:
         for n, schema_id in enumerate(ids):
             write(folder, f"schema-{n}.avsc", json.dumps(SCHEMAS[n]))
             self.run("schemas", "add", f"{self.topic}-value", f"{folder}/schema-{n}.avsc", "--id", str(schema_id))
-        made = AdminClient({"bootstrap.servers": broker}).create_topics([NewTopic(self.topic, partitions, 1)])
-        made[self.topic].result()
+        admin = AdminClient({"bootstrap.servers": broker})
+        admin.create_topics([NewTopic(self.topic, partitions, 1)])[self.topic].result()
 
     def command(self, *words):
         return [self.binary, "-C", self.folder, "--quiet", *words]
