@@ -139,7 +139,7 @@ fn killed_while_landing_nothing_is_lost_or_doubled() {
             .stderr(Stdio::null())
             .spawn()
             .unwrap();
-        let moment = Instant::now() + Duration::from_millis(4000).mul_f64(moments.random());
+        let moment = Instant::now() + Duration::from_secs(4).mul_f64(moments.random());
         let ended = loop {
             if let Some(status) = child.try_wait().unwrap() {
                 break Some(status);

@@ -130,7 +130,8 @@ impl NewFields {
         };
         if whole().is_ok() {
             // It was walked over just now: nothing in it can fail.
-            drop(self.walk(raw, plan));
+            let walked = self.walk(raw, plan);
+            debug_assert!(walked.is_ok(), "a text that was read whole is read again");
         }
     }
 

@@ -286,7 +286,7 @@ impl<'a, 'b> Round<'a, 'b> {
     }
 
     /// Reads one file into `staged`.
-    async fn stage(&self, file: &Listed, staged: &mut Staged, report: &(dyn Fn(u64) + Sync)) -> Result<()> {
+    async fn stage(&mut self, file: &Listed, staged: &mut Staged, report: &(dyn Fn(u64) + Sync)) -> Result<()> {
         let work = self.work;
         let (packing, named, tabs) = by_name(&file.name);
         let format = work.format.or(named).ok_or_else(|| FilesError::Format { file: file.shown.clone() })?;

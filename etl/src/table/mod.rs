@@ -5,6 +5,7 @@
 //! *unknown* and only the caller can tell what its own commit looks like (see `commit`).
 mod appender;
 mod commit;
+mod encoding;
 mod error;
 mod evolve;
 mod head;
@@ -21,6 +22,7 @@ mod write;
 
 pub use appender::Appender;
 pub use commit::{Commit, Committed, Guard, Operation};
+pub use encoding::writer_properties;
 pub use error::TableError;
 pub(crate) use evolve::merged;
 pub use evolve::{evolve, project};
@@ -32,4 +34,4 @@ pub use sql_type::{TypeNameError, parse_type};
 pub use storable::{storable, to_storable};
 pub use upsert::{Staged, UpsertOutcome, upsert};
 pub(crate) use write::remove_files;
-pub use write::{FileWriter, WriteOptions, write_file, writer_properties};
+pub use write::{FileWriter, WriteOptions, write_file};

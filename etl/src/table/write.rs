@@ -12,15 +12,14 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_writer::{ArrowColumnChunk, ArrowColumnWriter, ArrowRowGroupWriterFactory, compute_leaves};
-use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::file::writer::SerializedFileWriter;
 use tokio::io::AsyncWriteExt as _;
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::appender::Appender;
+use super::encoding::{properties_for, writer_properties};
 use super::error::TableError;
 use super::lake::{Lake, TableName};
 use super::snapshot::Table;
@@ -47,16 +46,6 @@ impl Default for WriteOptions {
         // what they become stay below 150 MiB.
         Self { file_bytes: 128 << 20, group_bytes: 24 << 20, workers: 2, folder: "" }
     }
-}
-
-/// The properties every file of the lake is written with.
-pub fn writer_properties() -> WriterProperties {
-    WriterProperties::builder()
-        .set_compression(Compression::ZSTD(ZstdLevel::default()))
-        .set_statistics_enabled(EnabledStatistics::Chunk)
-        .set_max_row_group_row_count(Some(1 << 20))
-        .set_created_by(concat!("tidemill ", env!("CARGO_PKG_VERSION")).to_owned())
-        .build()
 }
 
 /// Writes rows into one or more files of a table and hands back their log entries.
@@ -186,7 +175,7 @@ impl FileWriter {
         let rows = std::mem::take(&mut self.group);
         self.group_size = 0;
         if self.open.is_none() {
-            self.open = Some(self.begin().map_err(|e| self.failed(e))?);
+            self.open = Some(self.begin(rows.first()).map_err(|e| self.failed(e))?);
         }
         let Some(open) = &mut self.open else { return Ok(()) };
         let groups = Arc::clone(&open.groups);
@@ -232,12 +221,13 @@ impl FileWriter {
         Ok(())
     }
 
-    fn begin(&self) -> Result<Open, ParquetError> {
+    fn begin(&self, first: Option<&RecordBatch>) -> Result<Open, ParquetError> {
         let name = format!("part-{}.zstd.parquet", Uuid::now_v7());
         let path = if self.options.folder.is_empty() { name } else { format!("{}/{name}", self.options.folder) };
         let sink = BufWriter::new(Arc::clone(&self.store), Path::from(path.as_str()));
         let buffer = Buffer::default();
-        let writer = ArrowWriter::try_new(buffer.clone(), Arc::clone(&self.schema), Some(writer_properties()))?;
+        let properties = first.map_or_else(writer_properties, properties_for);
+        let writer = ArrowWriter::try_new(buffer.clone(), Arc::clone(&self.schema), Some(properties))?;
         let (file, groups) = writer.into_serialized_writer()?;
         Ok(Open { path, buffer, file, groups: Arc::new(groups), started: 0, sink, size: 0 })
     }
