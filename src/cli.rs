@@ -417,6 +417,42 @@ pub(crate) enum Tables {
         /// The table
         table: String,
     },
+    /// Put small files of a table together and write a checkpoint of its log
+    #[command(after_help = "Example: tidemill tables optimize bronze.events")]
+    Optimize {
+        /// The table
+        table: String,
+    },
+    /// Delete files that no version of a table within the retention reads
+    #[command(after_help = "Example: tidemill tables vacuum bronze.events --dry-run")]
+    Vacuum {
+        /// The table
+        table: String,
+        /// Only name the files
+        #[arg(long)]
+        dry_run: bool,
+        /// How long files are kept that no version names any more, such as 7d; without it, as set for the table
+        #[arg(long, value_name = "TIME", value_parser = crate::settings::parse_duration)]
+        retain: Option<std::time::Duration>,
+    },
+    /// Put an older version of a table back, with its progress: what came after it is landed or built again
+    #[command(after_help = "Example: tidemill tables restore silver.movies --to 3")]
+    Restore {
+        /// The table
+        table: String,
+        /// The version to put back
+        #[arg(long, value_name = "VERSION")]
+        to: u64,
+    },
+    /// Delete a table with all its versions; a stream that fills it starts over from the beginning
+    #[command(after_help = "Example: tidemill tables drop bronze.events --yes")]
+    Drop {
+        /// The table
+        table: String,
+        /// Really: there is no way back
+        #[arg(long, required = true)]
+        yes: bool,
+    },
 }
 
 /// `tidemill models …`.

@@ -7,7 +7,7 @@ use tidemill_etl::model;
 use tidemill_etl::pipeline::{self, DeadLetters};
 use tidemill_etl::schema_registry::{ConfluentRegistry, EmbeddedRegistry, Registry};
 use tidemill_etl::sink::{self, Connection, Sink};
-use tidemill_etl::table::{Lake, S3Settings, TableName};
+use tidemill_etl::table::{Keeper, Lake, S3Settings, TableName};
 use tidemill_etl::topic::{Broker, EmbeddedTopics};
 use tidemill_orchestrator::{Clock, WallClock};
 use tokio::sync::OnceCell;
@@ -29,6 +29,7 @@ pub(crate) struct Lakehouse {
     embedded_registry: OnceCell<Arc<EmbeddedRegistry>>,
     registry: OnceCell<Arc<dyn Registry>>,
     dead: OnceCell<DeadLetters>,
+    keeper: OnceCell<Keeper>,
 }
 
 impl Lakehouse {
@@ -43,6 +44,7 @@ impl Lakehouse {
             embedded_registry: OnceCell::new(),
             registry: OnceCell::new(),
             dead: OnceCell::new(),
+            keeper: OnceCell::new(),
         })
     }
 
@@ -77,6 +79,16 @@ impl Lakehouse {
                     lake.probe().await?;
                 }
                 Ok(lake)
+            })
+            .await
+    }
+
+    /// Background maintenance of the lake's tables, for whoever commits to one.
+    pub(crate) async fn keeper(&self) -> Result<&Keeper> {
+        self.keeper
+            .get_or_try_init(async || {
+                let policies = self.project.settings.maintenance.policies.clone();
+                Ok(Keeper::new(self.lake().await?.clone(), policies, self.etl_clock()))
             })
             .await
     }

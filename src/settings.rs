@@ -4,6 +4,7 @@
 //! keys with their places; here the layers are laid over one another, references are resolved, and every value gets its
 //! type. This is the only file that reads the environment.
 mod layer;
+mod maintenance;
 mod value;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,7 @@ use url::Url;
 use crate::failure::{Failure, Result};
 use crate::suggest;
 use layer::{Entries, Entry, Known, Origin, Raw, SourceFile};
+pub(crate) use maintenance::Maintenance;
 pub(crate) use value::{Address, ByteSize, Secret, parse_duration};
 
 /// All defaults with their reasons.
@@ -47,6 +49,8 @@ pub(crate) struct Settings {
     pub(crate) streams: Streams,
     /// `[files]`
     pub(crate) files: Files,
+    /// `[maintenance]` and `[tables]`
+    pub(crate) maintenance: Maintenance,
     /// `[engine]`
     pub(crate) engine: Engine,
     /// `[warehouse]`
@@ -434,6 +438,7 @@ impl Typed<'_> {
                 infer_rows: usize::try_from(self.integer("files.infer_rows", 0, 1_000_000_000)).unwrap_or(usize::MAX),
                 commit_files: usize::try_from(self.integer("files.commit_files", 1, 100_000)).unwrap_or(usize::MAX),
             },
+            maintenance: self.maintenance(),
             engine: Engine {
                 // 32 MB: below it even a sort of one batch cannot start.
                 memory_limit: self.size("engine.memory_limit", 32_000_000),

@@ -1,7 +1,12 @@
 //! An hour of commits at one per second, made as fast as they go: what one costs, and what the table is like after.
 //!
 //! `cargo bench -p tidemill-etl --bench commits` (3,600 commits; `TIDEMILL_BENCH_COMMITS` sets another number).
-#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a bench that cannot go on has failed, and it prints")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::disallowed_methods,
+    reason = "a bench that cannot go on has failed, and it prints"
+)]
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,7 +53,6 @@ fn show(what: &str, count: i64, whole: Duration, put: Duration) {
 
 #[tokio::main]
 async fn main() {
-    #[expect(clippy::disallowed_methods, reason = "the number of commits is the caller's choice")]
     let count = std::env::var("TIDEMILL_BENCH_COMMITS").ok().and_then(|n| n.parse().ok()).unwrap_or(3_600);
     let folder = tempfile::tempdir().unwrap();
     let lake = Lake::open("lake", folder.path(), &S3Settings::default()).unwrap();

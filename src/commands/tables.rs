@@ -1,7 +1,11 @@
-//! `tidemill tables`: what the lake has.
+//! `tidemill tables`: what the lake has, and what can be done to it.
+use std::time::Duration;
+
 use serde::Serialize;
 use serde_json::json;
-use tidemill_etl::table::{HistoryEntry, TableName};
+use tidemill_etl::table::maintain::Compaction;
+use tidemill_etl::table::{self, HistoryEntry, Lake, TableName, VacuumOptions};
+use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use crate::cli::Tables;
@@ -55,8 +59,82 @@ pub(super) async fn run(context: &Context, command: &Tables) -> Result<Exit> {
             let history: Vec<HistoryEntry> = lake.table(&name(table)?).await?.history(VERSIONS).await?;
             context.report.rows(&history)?;
         }
+        Tables::Optimize { table } => optimize(context, &house, lake, &name(table)?).await?,
+        Tables::Vacuum { table, dry_run, retain } => {
+            let settings = &house.project.settings.maintenance;
+            let name = name(table)?;
+            let retention = retain.unwrap_or(settings.policies.of(&name).vacuum_retention);
+            let least = if retain.is_some() { settings.vacuum_least } else { retention };
+            let options = VacuumOptions { retention, least, dry_run: *dry_run };
+            let done = table::vacuum(lake, &lake.table(&name).await?, options, house.clock.now()).await?;
+            if context.report.json() {
+                context.report.one(&json!({
+                    "table": name, "dry_run": dry_run, "files": done.files, "bytes": done.bytes,
+                }))?;
+            } else {
+                if *dry_run {
+                    done.files.iter().try_for_each(|file| context.report.line(file))?;
+                }
+                let size = crate::settings::ByteSize(done.bytes);
+                let verb = if *dry_run { "would be deleted" } else { "deleted" };
+                context.report.note(format_args!("{name}: {} {verb}, {size}", files(done.files.len() as u64)));
+            }
+        }
+        Tables::Restore { table, to } => {
+            let name = name(table)?;
+            let done = table::restore(lake, &name, *to, house.clock.now()).await?;
+            if context.report.json() {
+                context.report.one(&json!({ "table": name, "result": done }))?;
+            } else {
+                context.report.note(format_args!(
+                    "{name} is as it was in version {to}, now as version {}; its progress is too: what came after is \
+                     landed or built again",
+                    done.version
+                ));
+            }
+        }
+        Tables::Drop { table, yes: _ } => {
+            let name = name(table)?;
+            let count = table::drop_table(lake, &name).await?;
+            if context.report.json() {
+                context.report.one(&json!({ "table": name, "files": count }))?;
+            } else {
+                context.report.note(format_args!(
+                    "{name} is gone, {}; its progress went with it: a stream that fills it starts over from the beginning",
+                    files(count)
+                ));
+            }
+        }
     }
     Ok(Exit::Done)
+}
+
+/// Puts small files together, whatever their age and however few, and writes a checkpoint.
+async fn optimize(context: &Context, house: &Lakehouse, lake: &Lake, name: &TableName) -> Result<()> {
+    let policy = house.project.settings.maintenance.policies.of(name);
+    let compaction = Compaction { min_files: 2, min_age: Duration::ZERO, ..policy.compaction };
+    let now = house.clock.now();
+    let done = table::optimize(&lake.table(name).await?, &compaction, now, &CancellationToken::new()).await?;
+    let newest = lake.table(name).await?;
+    table::checkpoint(&newest).await?;
+    if context.report.json() {
+        context.report.one(&json!({ "table": name, "version": newest.version(), "result": done }))?;
+    } else if done.removed == 0 {
+        context.report.note(format_args!("{name}: no small files to put together; checkpoint written"));
+    } else {
+        let (before, after) = (files(done.removed), files(done.added));
+        context
+            .report
+            .note(format_args!("{name} version {}: {before} became {after}; checkpoint written", newest.version()));
+    }
+    if done.given_up > 0 {
+        context.report.note("some files were changed by others meanwhile and stay as they are");
+    }
+    Ok(())
+}
+
+fn files(count: u64) -> String {
+    if count == 1 { "1 file".to_owned() } else { format!("{} files", crate::tasks::count(count)) }
 }
 
 fn row(table: &tidemill_etl::table::Table) -> Result<Row> {

@@ -5,6 +5,7 @@ mod files;
 mod generate;
 mod ingest;
 mod load;
+mod maintain;
 mod models;
 mod observe;
 mod publish;
@@ -38,7 +39,17 @@ struct Kind {
 
 /// Every kind of task.
 const KINDS: &[Kind] =
-    &[ingest::KIND, files::KIND, stream::KIND, models::KIND, check::KIND, publish::KIND, load::KIND, generate::KIND];
+    &[
+        ingest::KIND,
+        files::KIND,
+        stream::KIND,
+        models::KIND,
+        check::KIND,
+        publish::KIND,
+        load::KIND,
+        maintain::KIND,
+        generate::KIND,
+    ];
 
 /// Makes the tasks of one project.
 pub(crate) struct Tasks {

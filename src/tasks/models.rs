@@ -43,6 +43,9 @@ impl Work for Settings {
             }
             let built = model::build(&engine, &project, model, context.now).await?;
             if !built.unchanged {
+                if let Some(version) = built.version {
+                    house.keeper().await?.committed(&model.table, version);
+                }
                 rebuilt += 1;
                 rows += built.rows.unwrap_or(0);
                 metrics.rows(&model.table.to_string(), built.rows.unwrap_or(0));

@@ -1,4 +1,6 @@
 //! What can go wrong with a table.
+use std::time::Duration;
+
 use deltalake::DeltaTableError;
 
 use crate::error::{Explain, Retry};
@@ -53,6 +55,38 @@ pub enum TableError {
     Busy {
         /// The table.
         table: String,
+    },
+    /// Files would be deleted that somebody may still read.
+    #[error("vacuum `{table}`: {} hours are too few", wanted.as_secs() / 3600)]
+    Horizon {
+        /// The table.
+        table: String,
+        /// What was asked for.
+        wanted: Duration,
+        /// The least.
+        least: Duration,
+    },
+    /// A version that cannot be read, or never was.
+    #[error("read version {version} of `{table}`")]
+    Version {
+        /// The table.
+        table: String,
+        /// The version.
+        version: u64,
+        /// The newest there is.
+        newest: u64,
+    },
+    /// A version whose files are gone.
+    #[error("restore version {version} of `{table}`: {files} of its files are gone")]
+    Vacuumed {
+        /// The table.
+        table: String,
+        /// The version.
+        version: u64,
+        /// How many files.
+        files: usize,
+        /// One of them.
+        file: String,
     },
     /// The table's columns and the rows' columns do not fit.
     #[error("write to `{table}`: column `{column}` does not fit")]
@@ -143,6 +177,9 @@ impl Explain for TableError {
             Self::Schema { .. } => "T0006",
             Self::Protocol { .. } => "T0007",
             Self::Busy { .. } => "T0011",
+            Self::Horizon { .. } => "T0012",
+            Self::Version { .. } => "T0013",
+            Self::Vacuumed { .. } => "T0014",
             Self::Delta { .. } | Self::Storage { .. } | Self::Parquet { .. } => {
                 if self.disk_full() {
                     "T0009"
@@ -161,6 +198,9 @@ impl Explain for TableError {
             | Self::Missing { .. }
             | Self::Schema { .. }
             | Self::Protocol { .. }
+            | Self::Horizon { .. }
+            | Self::Version { .. }
+            | Self::Vacuumed { .. }
             | Self::Fenced { .. } => Retry::Never,
             Self::Conflict { .. } | Self::Busy { .. } => Retry::Later,
             Self::Lake { .. } => Retry::AfterPerson,
@@ -184,6 +224,15 @@ impl Explain for TableError {
             Self::Busy { .. } => {
                 Some("an upsert or a model is being computed from them; nothing was written".to_owned())
             }
+            Self::Horizon { least, .. } => Some(format!(
+                "files younger than {} hours may belong to a commit under way, or be read by somebody",
+                least.as_secs() / 3600
+            )),
+            Self::Version { version, newest, .. } if version > newest => {
+                Some(format!("version {newest} is the newest there is"))
+            }
+            Self::Version { .. } => Some("the log no longer reaches back to it".to_owned()),
+            Self::Vacuumed { file, .. } => Some(format!("`{file}` is not there; it was vacuumed")),
             Self::Fenced { known, found, .. } => {
                 let show = |value: &Option<i64>| value.map_or_else(|| "nothing".to_owned(), |v| v.to_string());
                 Some(format!("progress was {} when this process read it and is {} now", show(known), show(found)))
@@ -199,6 +248,11 @@ impl Explain for TableError {
         match self {
             Self::Missing { near, .. } if !near.is_empty() => Some(format!("did you mean `{}`?", near.join("`, `"))),
             Self::Missing { .. } => Some("see `tidemill tables list`".to_owned()),
+            Self::Horizon { .. } => {
+                Some("ask for more, or lower `maintenance.vacuum_least` if you know that nobody is at work".to_owned())
+            }
+            Self::Version { table, .. } => Some(format!("see `tidemill tables history {table}`")),
+            Self::Vacuumed { .. } => Some("choose a newer version; nothing was changed".to_owned()),
             Self::Lake { .. } => Some("check `[lake]` in tidemill.toml".to_owned()),
             Self::Fenced { .. } => {
                 Some("stop the other process, or let it do the work; nothing was written".to_owned())

@@ -18,7 +18,7 @@ use serde::Serialize;
 use url::Url;
 
 use super::error::TableError;
-use super::owner::{Computing, Owners};
+use super::owner::{Computing, Owner, Owners};
 use super::snapshot::Table;
 use crate::error::Result;
 use crate::failpoint::hit;
@@ -229,6 +229,10 @@ impl Lake {
     /// computes from its files what to commit.
     pub(crate) async fn compute(&self, name: &TableName) -> Computing {
         self.owners.of(name).compute().await
+    }
+
+    pub(super) fn owner(&self, name: &TableName) -> Arc<Owner> {
+        self.owners.of(name)
     }
 
     fn handle(&self, name: &TableName, delta: DeltaTable) -> Table {

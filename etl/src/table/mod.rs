@@ -4,13 +4,19 @@
 //! Commits are written by us, as one put-if-absent of the next log file, because the outcome of a failed put is
 //! *unknown* and only the caller can tell what its own commit looks like (see `commit`).
 mod appender;
+mod checkpoint;
 mod commit;
 mod encoding;
 mod error;
 mod evolve;
 mod head;
+mod keeper;
 mod lake;
+pub mod maintain;
+mod optimize;
+mod origin;
 mod owner;
+mod restore;
 mod snapshot;
 mod sql_type;
 mod stats;
@@ -18,20 +24,26 @@ mod storable;
 #[cfg(test)]
 mod tests;
 mod upsert;
+mod vacuum;
 mod write;
 
 pub use appender::Appender;
+pub use checkpoint::{checkpoint, clean_log};
 pub use commit::{Commit, Committed, Guard, Operation};
 pub use encoding::writer_properties;
 pub use error::TableError;
 pub(crate) use evolve::merged;
 pub use evolve::{evolve, project};
+pub use keeper::{Keeper, Policies};
 pub(crate) use lake::options;
 pub use lake::{Lake, S3Settings, TableName};
+pub use optimize::{Optimized, optimize};
+pub use restore::{Restored, drop_table, restore};
 pub(crate) use snapshot::type_name;
 pub use snapshot::{Field, HistoryEntry, Table, TableFile};
 pub use sql_type::{TypeNameError, parse_type};
 pub use storable::{storable, to_storable};
 pub use upsert::{Staged, UpsertOutcome, upsert};
 pub(crate) use write::remove_files;
+pub use vacuum::{VacuumOptions, Vacuumed, vacuum};
 pub use write::{FileWriter, WriteOptions, write_file};

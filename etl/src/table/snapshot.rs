@@ -8,8 +8,8 @@ use datafusion::catalog::TableProvider;
 use datafusion::execution::SessionState;
 use deltalake::DeltaTable;
 use deltalake::delta_datafusion::DeltaScanConfig;
-use deltalake::kernel::Remove;
 use deltalake::kernel::engine::arrow_conversion::TryIntoArrow as _;
+use deltalake::kernel::{Add, Remove};
 use deltalake::logstore::{LogStoreRef, get_actions};
 use futures::{StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
@@ -20,6 +20,7 @@ use super::commit::Log;
 use super::error::TableError;
 use super::head::{Head, read_txns};
 use super::lake::TableName;
+use super::origin;
 use super::owner::Owner;
 use crate::error::Result;
 
@@ -158,17 +159,11 @@ impl Table {
         self.delta.snapshot().map(|state| state.metadata().id().to_owned()).unwrap_or_default()
     }
 
-    /// A digest of what the snapshot holds: the table's id and its data files. Equal for two versions between which no
-    /// row was added or removed.
+    /// A digest of what the snapshot holds: the table's id and what its data files stand for. Equal for two versions
+    /// between which no row was added or removed, however the rows were moved between files.
     pub(crate) fn contents(&self) -> Result<String> {
-        let mut paths: Vec<String> = self.files()?.into_iter().map(|file| file.path).collect();
-        paths.sort_unstable();
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(self.id().as_bytes());
-        for path in paths {
-            hasher.update(path.as_bytes()).update(b"\n");
-        }
-        Ok(hasher.finalize().to_hex().to_string())
+        let files = self.files()?;
+        Ok(format!("{} {:032x}", self.id(), origin::sum(files.iter().map(|file| file.path.as_str()))))
     }
 
     pub(crate) fn metadata(&self) -> Result<deltalake::kernel::Metadata> {
@@ -252,6 +247,14 @@ impl Table {
             rows: view.num_records(),
         };
         Ok(state.log_data().iter().map(file).collect())
+    }
+
+    /// The entries that put the snapshot's data files into it.
+    pub(super) fn adds(&self) -> Result<Vec<Add>> {
+        let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
+        #[expect(deprecated, reason = "what it should be replaced by gives record batches, not entries of the log")]
+        let adds = state.log_data().iter().map(|view| view.add_action()).collect();
+        Ok(adds)
     }
 
     /// The entries that take these files out of the table.

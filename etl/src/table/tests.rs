@@ -1,4 +1,7 @@
 //! Commits beside each other: what the next one knows, and what it may follow.
+mod beside;
+mod maintenance;
+
 use std::sync::Arc;
 
 use arrow::array::{Int64Array, RecordBatch};
@@ -8,28 +11,28 @@ use deltalake::kernel::Action;
 
 use super::*;
 
-pub(super) fn now() -> DateTime<Utc> {
+fn now() -> DateTime<Utc> {
     DateTime::from_timestamp(1_790_000_000, 0).unwrap()
 }
 
-pub(super) fn open(folder: &std::path::Path) -> Lake {
+fn open(folder: &std::path::Path) -> Lake {
     Lake::open("lake", folder, &S3Settings::default()).unwrap()
 }
 
-pub(super) fn name() -> TableName {
+fn name() -> TableName {
     TableName::new("bronze", "numbers")
 }
 
-pub(super) fn schema() -> SchemaRef {
+fn schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("n", DataType::Int64, true)]))
 }
 
-pub(super) fn numbers(from: i64, to: i64) -> RecordBatch {
+fn numbers(from: i64, to: i64) -> RecordBatch {
     RecordBatch::try_new(schema(), vec![Arc::new(Int64Array::from_iter_values(from..to))]).unwrap()
 }
 
 /// Adds the numbers `[from, to)` with progress `app`: `from` before, `to` after.
-pub(super) async fn append(table: &mut Appender, app: &str, from: i64, to: i64) -> crate::Result<u64> {
+async fn append(table: &mut Appender, app: &str, from: i64, to: i64) -> crate::Result<u64> {
     let mut writer = FileWriter::beside(table, WriteOptions::default(), now());
     writer.write(&numbers(from, to)).await.unwrap();
     let mut commit = Commit::append(now());

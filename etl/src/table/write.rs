@@ -22,6 +22,7 @@ use super::appender::Appender;
 use super::encoding::{properties_for, writer_properties};
 use super::error::TableError;
 use super::lake::{Lake, TableName};
+use super::origin;
 use super::snapshot::Table;
 use super::stats;
 use crate::error::Result;
@@ -38,13 +39,15 @@ pub struct WriteOptions {
     pub workers: usize,
     /// The folder below the table: empty, or `_change_data`.
     pub folder: &'static str,
+    /// What the rows stand for, if they were in other files before: see `origin`.
+    pub(super) stands_for: Option<u128>,
 }
 
 impl Default for WriteOptions {
     fn default() -> Self {
         // 128 MiB files read well from object stores. Three groups (one filling, two being encoded) of 24 MiB and
         // what they become stay below 150 MiB.
-        Self { file_bytes: 128 << 20, group_bytes: 24 << 20, workers: 2, folder: "" }
+        Self { file_bytes: 128 << 20, group_bytes: 24 << 20, workers: 2, folder: "", stands_for: None }
     }
 }
 
@@ -222,7 +225,9 @@ impl FileWriter {
     }
 
     fn begin(&self, first: Option<&RecordBatch>) -> Result<Open, ParquetError> {
-        let name = format!("part-{}.zstd.parquet", Uuid::now_v7());
+        // The first file of several has all that they stand for.
+        let mark = self.options.stands_for.map(|sum| origin::mark(if self.done.is_empty() { sum } else { 0 }));
+        let name = format!("part-{}{}.zstd.parquet", Uuid::now_v7(), mark.unwrap_or_default());
         let path = if self.options.folder.is_empty() { name } else { format!("{}/{name}", self.options.folder) };
         let sink = BufWriter::new(Arc::clone(&self.store), Path::from(path.as_str()));
         let buffer = Buffer::default();
