@@ -13,8 +13,10 @@ use std::time::{Duration, Instant};
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use chrono::Utc;
+use datafusion::functions_aggregate::expr_fn::sum;
+use datafusion::prelude::{SessionContext, col};
 use deltalake::kernel::Action;
-use tidemill_etl::table::{Appender, Commit, FileWriter, Lake, S3Settings, TableName, WriteOptions};
+use tidemill_etl::table::{Appender, Commit, FileWriter, Keeper, Lake, Policies, S3Settings, TableName, WriteOptions};
 
 /// Partitions of the topic: each commit has the offset and the fence of one eighth of them.
 const PARTITIONS: i64 = 8;
@@ -69,14 +71,54 @@ async fn main() {
     }
     show("table, whole snapshot kept", few, begun.elapsed(), put);
 
+    // An hour: the age that files need is left out, because the hour takes seconds here.
+    let mut policies = Policies::default();
+    policies.all.compaction.min_age = Duration::ZERO;
+    let keeper = Keeper::new(lake.clone(), policies, Arc::new(Utc::now));
     let name = TableName::new("bronze", "by_appender");
     let mut appender = Appender::open(&lake.ensure(&name, &schema(), &[]).await.unwrap()).await.unwrap();
     let (begun, mut put) = (Instant::now(), Duration::ZERO);
     for n in 0..count {
         let commit = commit(FileWriter::beside(&appender, WriteOptions::default(), Utc::now()), n).await;
         let at = Instant::now();
-        appender.commit(commit).await.unwrap();
+        let version = appender.commit(commit).await.unwrap().version;
+        keeper.committed(&name, version);
         put += at.elapsed();
     }
-    show("appender", count, begun.elapsed(), put);
+    show("appender, with a keeper beside it", count, begun.elapsed(), put);
+    keeper.close().await;
+
+    let one = TableName::new("bronze", "one_commit");
+    let mut table = lake.ensure(&one, &schema(), &[]).await.unwrap();
+    let mut writer = FileWriter::new(&table, schema(), WriteOptions::default(), Utc::now());
+    for n in 0..count {
+        writer.write(&rows(n)).await.unwrap();
+    }
+    let mut all = Commit::append(Utc::now());
+    all.actions = writer.finish().await.unwrap().into_iter().map(Action::Add).collect();
+    table.commit(all).await.unwrap();
+    let (many, compacted) = (measure(&lake, &name).await, measure(&lake, &one).await);
+    println!("{count} commits: {many}; one commit: {compacted}");
+}
+
+/// The best of several: what it takes to open a table and to count and sum what is in it.
+async fn measure(lake: &Lake, name: &TableName) -> String {
+    let (mut opened, mut read) = (Duration::MAX, Duration::MAX);
+    let mut files = 0;
+    let mut found = 0;
+    for _ in 0..5 {
+        let at = Instant::now();
+        let table = lake.table(name).await.unwrap();
+        opened = opened.min(at.elapsed());
+        files = table.files().unwrap().len();
+        let at = Instant::now();
+        let context = SessionContext::new();
+        let provider = table.provider(&context.state()).unwrap();
+        let sums = [sum(col("value")), sum(col("_offset"))];
+        let frame = context.read_table(provider).unwrap();
+        found = frame.clone().count().await.unwrap();
+        frame.aggregate(Vec::new(), sums.to_vec()).unwrap().collect().await.unwrap();
+        read = read.min(at.elapsed());
+    }
+    format!("{files} files, {found} rows, opened in {opened:.1?}, counted and summed in {read:.1?}")
 }

@@ -38,18 +38,17 @@ struct Kind {
 }
 
 /// Every kind of task.
-const KINDS: &[Kind] =
-    &[
-        ingest::KIND,
-        files::KIND,
-        stream::KIND,
-        models::KIND,
-        check::KIND,
-        publish::KIND,
-        load::KIND,
-        maintain::KIND,
-        generate::KIND,
-    ];
+const KINDS: &[Kind] = &[
+    ingest::KIND,
+    files::KIND,
+    stream::KIND,
+    models::KIND,
+    check::KIND,
+    publish::KIND,
+    load::KIND,
+    maintain::KIND,
+    generate::KIND,
+];
 
 /// Makes the tasks of one project.
 pub(crate) struct Tasks {

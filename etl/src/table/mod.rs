@@ -44,6 +44,6 @@ pub use snapshot::{Field, HistoryEntry, Table, TableFile};
 pub use sql_type::{TypeNameError, parse_type};
 pub use storable::{storable, to_storable};
 pub use upsert::{Staged, UpsertOutcome, upsert};
-pub(crate) use write::remove_files;
 pub use vacuum::{VacuumOptions, Vacuumed, vacuum};
+pub(crate) use write::remove_files;
 pub use write::{FileWriter, WriteOptions, write_file};
