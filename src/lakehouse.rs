@@ -29,7 +29,7 @@ pub(crate) struct Lakehouse {
     embedded_registry: OnceCell<Arc<EmbeddedRegistry>>,
     registry: OnceCell<Arc<dyn Registry>>,
     dead: OnceCell<DeadLetters>,
-    keeper: OnceCell<Keeper>,
+    keeper: OnceCell<Arc<Keeper>>,
 }
 
 impl Lakehouse {
@@ -84,11 +84,11 @@ impl Lakehouse {
     }
 
     /// Background maintenance of the lake's tables, for whoever commits to one.
-    pub(crate) async fn keeper(&self) -> Result<&Keeper> {
+    pub(crate) async fn keeper(&self) -> Result<&Arc<Keeper>> {
         self.keeper
             .get_or_try_init(async || {
                 let policies = self.project.settings.maintenance.policies.clone();
-                Ok(Keeper::new(self.lake().await?.clone(), policies, self.etl_clock()))
+                Ok(Arc::new(Keeper::new(self.lake().await?.clone(), policies, self.etl_clock())))
             })
             .await
     }

@@ -48,7 +48,7 @@ pub(crate) struct Settings {
     /// `[streams]`
     pub(crate) streams: Streams,
     /// `[files]`
-    pub(crate) files: Files,
+    pub(crate) files: LandedFiles,
     /// `[maintenance]` and `[tables]`
     pub(crate) maintenance: Maintenance,
     /// `[engine]`
@@ -146,7 +146,7 @@ pub(crate) struct Streams {
 
 /// What landing files may use.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Files {
+pub(crate) struct LandedFiles {
     /// Rows in memory.
     pub(crate) memory: ByteSize,
     /// The longest row.
@@ -431,7 +431,7 @@ impl Typed<'_> {
                     })
                     .unwrap_or(chrono_tz::UTC),
             },
-            files: Files {
+            files: LandedFiles {
                 // Below it not even one batch of wide rows fits.
                 memory: self.size("files.memory", 16 << 20),
                 max_row: self.size("files.max_row", 1 << 10),

@@ -137,7 +137,7 @@ fn files(count: u64) -> String {
     if count == 1 { "1 file".to_owned() } else { format!("{} files", crate::tasks::count(count)) }
 }
 
-fn row(table: &tidemill_etl::table::Table) -> Result<Row> {
+fn row(table: &table::Table) -> Result<Row> {
     let files = table.files()?;
     Ok(Row {
         table: table.name().to_string(),

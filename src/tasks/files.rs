@@ -208,6 +208,7 @@ impl Settings {
 }
 
 /// Parts of the project that the landing borrows.
+#[derive(Clone, Copy)]
 struct Around<'a> {
     lake: &'a tidemill_etl::table::Lake,
     dead: &'a tidemill_etl::pipeline::DeadLetters,

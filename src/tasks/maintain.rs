@@ -62,7 +62,7 @@ impl Work for Settings {
         context.progress.report(total, Some(total), "tables");
         let Sums { removed, added, deleted, bytes } = sums;
         let summary =
-            format!("{total} tables: {} files became {}, {} deleted", count(removed), count(added), count(deleted),);
+            format!("{total} tables: {} files became {}, {} deleted", count(removed), count(added), count(deleted));
         let facts = json!({ "tables": total, "removed": removed, "added": added, "deleted": deleted, "bytes": bytes });
         Ok(Outcome::done(summary).with(facts))
     }

@@ -200,6 +200,7 @@ impl Work for Settings {
             registry: Arc::clone(house.registry().await?),
             dead: house.dead_letters().await?.clone(),
             clock: house.etl_clock(),
+            keeper: Some(Arc::clone(house.keeper().await?)),
         };
         let mut observed: Vec<Observed> = self.topics.iter().map(|topic| Observed::new(&self.stream, topic)).collect();
         let stop = context.cancel.child_token();

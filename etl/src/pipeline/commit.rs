@@ -128,6 +128,12 @@ impl Committer {
         progress.rows.fetch_add(rows, Ordering::Relaxed);
         progress.bytes.fetch_add(sealed.bytes, Ordering::Relaxed);
         progress.commits.fetch_add(1, Ordering::Relaxed);
+        // Where processes share a stream, whoever holds its first partition keeps the table in shape.
+        if let Some(keeper) = &self.around.keeper
+            && (!self.landing.shared || self.holding.contains_key(&0))
+        {
+            keeper.committed(self.table.name(), self.table.version());
+        }
         let visible = (self.around.clock)().timestamp_millis();
         progress.committed(begun.elapsed(), visible, sealed.produced.iter().copied());
         debug!(topic = self.landing.topic, rows, dead, version = self.table.version(), "landed");

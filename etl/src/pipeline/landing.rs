@@ -10,7 +10,7 @@ use super::body::{OnIncompatible, OnUnknown};
 use super::dead_letter::DeadLetters;
 use super::decide::Limits;
 use crate::schema_registry::Registry;
-use crate::table::{Lake, TableName};
+use crate::table::{Keeper, Lake, TableName};
 use crate::topic::Broker;
 
 /// Reads the wall clock; handed in, because nothing here reads it by itself.
@@ -74,6 +74,8 @@ pub struct Around {
     pub dead: DeadLetters,
     /// The clock.
     pub clock: Clock,
+    /// Who keeps the tables in shape; `None`: somebody else does.
+    pub keeper: Option<Arc<Keeper>>,
 }
 
 /// What a landing did until it ended.

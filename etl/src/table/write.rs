@@ -40,7 +40,7 @@ pub struct WriteOptions {
     /// The folder below the table: empty, or `_change_data`.
     pub folder: &'static str,
     /// What the rows stand for, if they were in other files before: see `origin`.
-    pub(super) stands_for: Option<u128>,
+    pub(crate) stands_for: Option<u128>,
 }
 
 impl Default for WriteOptions {
