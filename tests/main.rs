@@ -18,6 +18,7 @@ mod j_what_errors_look_like;
 mod k_the_services;
 mod l_other_programs_schemas;
 mod m_files;
+mod n_shared_streams;
 mod project;
 
 use std::path::Path;
