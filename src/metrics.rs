@@ -151,6 +151,15 @@ impl Metrics {
                 spread.render(metric.name, labels, &mut text);
             }
         }
+        let broken = Metric {
+            name: "tidemill_invariants_broken_total",
+            help: "Promises about data found broken, by id; any but zero is a bug",
+            kind: Kind::Counter,
+        };
+        head(&mut text, broken);
+        for (id, count) in tidemill_etl::invariant::counts() {
+            line(&mut text, broken.name, &format!("{{id=\"{id}\"}}"), count as f64);
+        }
         let refused = Metric {
             name: "tidemill_metrics_refused_total",
             help: "Values with labels beyond the limit of series",
@@ -214,8 +223,11 @@ mod tests {
         metrics.set(LAG, &[], 7.0);
         metrics.set(LAG, &[], 1.5);
 
+        let text = metrics.render();
+        let (ours, broken): (Vec<_>, Vec<_>) = text.lines().partition(|line| !line.contains("invariants_broken"));
+        assert_eq!(broken.len(), 2 + tidemill_etl::invariant::INVARIANTS.len(), "{broken:?}");
         assert_eq!(
-            metrics.render(),
+            ours.join("\n") + "\n",
             "# HELP tidemill_lag_records Records not yet read\n# TYPE tidemill_lag_records gauge\ntidemill_lag_records 1.5\n\
              # HELP tidemill_rows_total Rows committed\n# TYPE tidemill_rows_total counter\ntidemill_rows_total{table=\"a\\\"b\"} 5\n\
              # HELP tidemill_metrics_refused_total Values with labels beyond the limit of series\n# TYPE tidemill_metrics_refused_total counter\ntidemill_metrics_refused_total 0\n"

@@ -9,6 +9,7 @@ pub mod files;
 pub mod format;
 pub mod generate;
 pub mod ingest;
+pub mod invariant;
 pub mod model;
 pub mod output;
 pub mod pipeline;

@@ -15,9 +15,14 @@ use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::error::LandingError;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::failpoint::hit;
-use crate::table::{Commit, FileWriter, Lake, Table, TableName, WriteOptions, remove_files, write_file};
+use crate::table::{
+    Commit, FileWriter, Lake, Table, TableError, TableName, WriteOptions, remove_files, write_file,
+};
+
+/// How often a commit may be lost to another process before it is given up.
+const TRIES: u32 = 5;
 
 /// One record or field that could not be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,7 +82,7 @@ impl DeadLetters {
     /// `identity_of` says which identity a letter belongs to, by its index in `progress`.
     ///
     /// # Errors
-    /// [`TableError`](crate::table::TableError) if the table cannot be read, or the commit is lost to another process.
+    /// [`TableError`] if the table cannot be read, or the commit is lost to another process again and again.
     pub async fn keep(
         &self,
         letters: &[DeadLetter],
@@ -88,6 +93,26 @@ impl DeadLetters {
         if letters.is_empty() {
             return Ok(0);
         }
+        let mut tries = TRIES;
+        loop {
+            let kept = self.try_keep(letters, progress, &identity_of, now).await;
+            tries -= 1;
+            match kept {
+                // No fence guards this table, only progress: one that lost the stream may still have been quicker here,
+                // with the same letters. Read again, and keep what it did not.
+                Err(error) if tries > 0 && lost(&error) => {}
+                kept => return kept,
+            }
+        }
+    }
+
+    async fn try_keep(
+        &self,
+        letters: &[DeadLetter],
+        progress: &[(String, i64)],
+        identity_of: &impl Fn(&DeadLetter) -> (usize, i64),
+        now: DateTime<Utc>,
+    ) -> Result<u64> {
         hit("dead_letter.before_lock").await;
         let mut guard = self.table.lock().await;
         hit("dead_letter.before_open").await;
@@ -210,6 +235,11 @@ impl DeadLetters {
         *guard = Some(table);
         Ok(count)
     }
+}
+
+/// Whether somebody else made the commit that was to be made.
+fn lost(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(TableError::Fenced { .. } | TableError::Conflict { .. }))
 }
 
 fn rows(letters: &[&DeadLetter], now: DateTime<Utc>) -> std::result::Result<RecordBatch, arrow::error::ArrowError> {

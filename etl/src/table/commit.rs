@@ -23,6 +23,7 @@ use super::owner::Owner;
 use super::snapshot::Table;
 use crate::error::Result;
 use crate::failpoint::hit;
+use crate::invariant::hold;
 
 /// The key in `commitInfo` under which a commit finds itself again.
 const ID: &str = "tidemillCommit";
@@ -151,6 +152,7 @@ impl Table {
 impl Log<'_> {
     /// Puts `commit` after `head`, or after what others put meanwhile if it may follow that; `head` is then its version.
     pub(super) async fn put(&self, head: &mut Head, commit: Commit) -> Result<Committed> {
+        commit.only_forward();
         hit("commit.begin").await;
         let _turn = self.owner.turn().await;
         let name = self.name.to_string();
@@ -250,6 +252,17 @@ impl Commit {
             info: serde_json::Map::new(),
             metrics: Value::Null,
             now,
+        }
+    }
+
+    /// What lands a topic moves on from where it started. Other progress need not be a number that rises.
+    fn only_forward(&self) {
+        if self.operation != Operation::Append || !self.info.contains_key("landing") {
+            return;
+        }
+        for (app, next) in &self.txns {
+            let from = self.expected.iter().find(|(expected, _)| expected == app).and_then(|(_, from)| *from);
+            hold("P4", from.is_none_or(|from| from <= *next), || format!("`{app}` goes from {from:?} to {next}"));
         }
     }
 

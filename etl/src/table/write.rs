@@ -27,6 +27,7 @@ use super::snapshot::Table;
 use super::stats;
 use crate::error::Result;
 use crate::failpoint::{hit, hit_blocking};
+use crate::invariant::hold;
 
 /// How files are cut.
 #[derive(Debug, Clone)]
@@ -67,6 +68,8 @@ pub struct FileWriter {
     open: Option<Open>,
     done: Vec<Add>,
     rows: u64,
+    /// Rows in the files that are done, as their footers say.
+    closed: u64,
 }
 
 struct Open {
@@ -145,6 +148,7 @@ impl FileWriter {
             open: None,
             done: Vec::new(),
             rows: 0,
+            closed: 0,
         }
     }
 
@@ -244,6 +248,7 @@ impl FileWriter {
         }
         let Some(mut open) = self.open.take() else { return Ok(()) };
         let metadata = open.file.finish().map_err(|e| self.failed(e))?;
+        self.closed += u64::try_from(metadata.file_metadata().num_rows()).unwrap_or_default();
         let rest = open.buffer.take();
         open.size += rest.len();
         let external = |e: object_store::Error| ParquetError::External(Box::new(e));
@@ -297,6 +302,7 @@ impl FileWriter {
     pub async fn finish(mut self) -> Result<Vec<Add>> {
         self.encode().await?;
         self.close().await?;
+        hold("P6", self.rows == self.closed, || format!("{} rows in, {} in the files", self.rows, self.closed));
         Ok(self.done)
     }
 }
