@@ -1,4 +1,4 @@
-# Ten verbs. `just VERB`; each is one line that also works without just.
+# Eleven verbs. `just VERB`; each is one line that also works without just.
 
 # The whole gate, as CI runs it: format, lints, build, tests with real services, docs.
 check:
@@ -15,6 +15,11 @@ tour *ARGS:
 # The scheduler in worlds of random crashes, with a fake clock; seeds that failed once first.
 sim *ARGS:
     cargo test -p tidemill-orchestrator --test main -- worlds --nocapture {{ARGS}}
+
+# Kills the real process 25 times at every place of the write path and 1,000 times at any moment, and compares the lake with
+# what was produced. Takes hours; with services (tests/services/up kafka s3 registry) on them too.
+torture *ARGS:
+    TIDEMILL_TORTURE_PER_POINT=25 TIDEMILL_TORTURE_RANDOM=1000 TIDEMILL_TORTURE_SECONDS=36000 cargo test --workspace --all-features --test main torture:: -- --test-threads=1 --nocapture {{ARGS}}
 
 # How fast it is.
 bench *ARGS:

@@ -20,6 +20,7 @@ mod l_other_programs_schemas;
 mod m_files;
 mod n_shared_streams;
 mod project;
+mod torture;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -17,9 +17,7 @@ use tokio::sync::Mutex;
 use super::error::LandingError;
 use crate::error::{Error, Result};
 use crate::failpoint::hit;
-use crate::table::{
-    Commit, FileWriter, Lake, Table, TableError, TableName, WriteOptions, remove_files, write_file,
-};
+use crate::table::{Commit, FileWriter, Lake, Table, TableError, TableName, WriteOptions, remove_files, write_file};
 
 /// How often a commit may be lost to another process before it is given up.
 const TRIES: u32 = 5;
