@@ -52,7 +52,7 @@ fn kill_at(world: &mut World, point: &str, scene: Scene) -> bool {
         Scene::Evolving => world.new_writer(),
         Scene::Gap => {
             world.drain();
-            world.produce(100, 0);
+            world.produce(200, 0);
             world.pass_over(1, 20);
         }
         Scene::Conflict => {
