@@ -40,7 +40,12 @@ pub(super) const KIND: Kind = Kind {
             key("event_time", Shape::Text, "the field that gives `event_at`, as text or as a timestamp"),
             with_default("partitions", Shape::Integer, "partitions of a topic that has to be created", "1"),
             with_default("run_for", Shape::Duration, "how long a run lands records after the first came", "10s"),
-            with_default("format", Shape::Text, "how records are written: avro, or json", "avro"),
+            with_default(
+                "format",
+                Shape::Text,
+                "how records are written: avro, json, debezium-json or debezium-avro",
+                "avro",
+            ),
             key("columns", Shape::Table, "columns by name with their types as `tables show` prints them, for json"),
             with_default(
                 "on_unknown",

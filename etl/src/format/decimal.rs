@@ -71,6 +71,20 @@ pub(crate) fn fits(unscaled: i128, precision: u8) -> bool {
     10_u128.checked_pow(u32::from(precision)).is_none_or(|limit| unscaled.unsigned_abs() < limit)
 }
 
+/// The unscaled integer in two's complement, most significant byte first; `None` beyond 128 bits. No bytes are 0.
+pub(crate) fn from_bytes(bytes: &[u8]) -> Option<i128> {
+    let negative = bytes.first().is_some_and(|first| first & 0x80 != 0);
+    let fill = if negative { 0xff } else { 0 };
+    // More bytes than 16 are good if they only repeat the sign.
+    let (sign, low) = bytes.split_at(bytes.len().saturating_sub(16));
+    if sign.iter().any(|byte| *byte != fill) || (!sign.is_empty() && (low[0] & 0x80 != 0) != negative) {
+        return None;
+    }
+    let mut wide = [fill; 16];
+    wide[16 - low.len()..].copy_from_slice(low);
+    Some(i128::from_be_bytes(wide))
+}
+
 /// Writes an unscaled integer with exactly `scale` places: 899 with scale 2 is `8.99`.
 pub(crate) fn format(unscaled: i128, scale: i8) -> String {
     let sign = if unscaled < 0 { "-" } else { "" };

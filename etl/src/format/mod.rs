@@ -5,6 +5,7 @@
 pub mod avro;
 pub(crate) mod column;
 pub mod csv;
+pub(crate) mod debezium;
 mod decimal;
 mod error;
 pub(crate) mod infer;

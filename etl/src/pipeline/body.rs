@@ -4,6 +4,9 @@
 //! every landed row has (place, key, event time) and makes dead letters of what a body refuses. [`KINDS`] is the one
 //! list: the setting `format` of a stream, `tidemill kinds` and the docs read it. A new kind is one file and one line.
 mod avro;
+mod debezium;
+mod debezium_avro;
+mod debezium_json;
 mod json;
 
 use std::sync::Arc;
@@ -143,6 +146,16 @@ pub const KINDS: &[BodyKind] = &[
         name: "json",
         about: "one JSON object per record; columns are declared, or come from the records",
         open: |settings| Box::pin(async move { json::open(&settings) }),
+    },
+    BodyKind {
+        name: "debezium-json",
+        about: "changes of a database as Debezium writes them in JSON, with the schema in each record or without",
+        open: |settings| Box::pin(async move { debezium_json::open(&settings) }),
+    },
+    BodyKind {
+        name: "debezium-avro",
+        about: "changes of a database as Debezium writes them in Avro, in Confluent's frame",
+        open: |settings| Box::pin(debezium_avro::open(settings)),
     },
 ];
 

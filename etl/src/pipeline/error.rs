@@ -70,6 +70,14 @@ pub enum LandingError {
     /// The process is ending.
     #[error("finish a commit: the process is stopping")]
     Stopping,
+    /// The schema beside a payload contradicts the table's columns, and the stream was told to stop then.
+    #[error("land records of the topic `{topic}`: their schema contradicts the table")]
+    Contradicts {
+        /// The topic.
+        topic: String,
+        /// The field, and both types.
+        why: String,
+    },
     /// A column is declared with another type than the table has.
     #[error("land the topic `{topic}`: `{column}` is declared as {declared}, and in the table it is {there}")]
     Declared {
@@ -105,6 +113,7 @@ impl Explain for LandingError {
             Self::NoFormat { .. } => "L0210",
             Self::Stopping => "L0220",
             Self::Declared { .. } => "L0211",
+            Self::Contradicts { .. } => "L0212",
         }
     }
 
@@ -131,7 +140,9 @@ impl Explain for LandingError {
                 earliest - wanted
             )),
             Self::Ahead { .. } => Some("the topic was deleted and made anew, or this is another cluster".to_owned()),
-            Self::BadSchema { why, .. } | Self::Incompatible { why, .. } => Some(why.clone()),
+            Self::BadSchema { why, .. } | Self::Incompatible { why, .. } | Self::Contradicts { why, .. } => {
+                Some(why.clone())
+            }
             _ => None,
         }
     }
@@ -149,6 +160,10 @@ impl Explain for LandingError {
             Self::Incompatible { .. } => Some(
                 "register a schema that the table can follow, or let such records be dead letters: \
                  `on_incompatible = \"dead_letter\"` on the task; they can be replayed"
+                    .to_owned(),
+            ),
+            Self::Contradicts { .. } => Some(
+                "land it in a new table, or let such records be dead letters: `on_incompatible = \"dead_letter\"`"
                     .to_owned(),
             ),
             Self::Declared { there, .. } => Some(format!(

@@ -63,35 +63,52 @@ fn contradiction(there: &Field, field: &Field, table: &TableName) -> TableError 
 /// The type `there` with the members that `wanted` has more, which may be NULL; `None` if one contradicts the other.
 /// Names of list items and nullability are as `there` has them.
 pub(crate) fn merged(there: &DataType, wanted: &DataType) -> Option<DataType> {
-    Some(match (there, wanted) {
-        (DataType::Struct(there), DataType::Struct(wanted)) => {
-            let mut fields: Vec<FieldRef> = there.iter().cloned().collect();
-            for field in wanted {
-                match fields.iter_mut().find(|known| known.name() == field.name()) {
-                    Some(known) => *known = inside(known, field)?,
-                    None => fields.push(Arc::new(field.as_ref().clone().with_nullable(true))),
-                }
-            }
-            DataType::Struct(fields.into())
-        }
-        (DataType::List(there), DataType::List(wanted)) => DataType::List(inside(there, wanted)?),
-        (DataType::Map(there, sorted), DataType::Map(wanted, _)) => {
-            let (DataType::Struct(known), DataType::Struct(other)) = (there.data_type(), wanted.data_type()) else {
-                return None;
-            };
-            // Key and value by place: writers name them differently.
-            let entries = known.iter().zip(other).map(|(known, other)| inside(known, other));
-            let entries = DataType::Struct(entries.collect::<Option<Fields>>()?);
-            DataType::Map(Arc::new(there.as_ref().clone().with_data_type(entries)), *sorted)
-        }
-        _ if there == wanted => there.clone(),
-        _ => return None,
-    })
+    let mut same = true;
+    let grown = inside(there, wanted, &mut same);
+    same.then_some(grown)
 }
 
-fn inside(there: &FieldRef, wanted: &FieldRef) -> Option<FieldRef> {
-    let data_type = merged(there.data_type(), wanted.data_type())?;
-    Some(Arc::new(there.as_ref().clone().with_data_type(data_type)))
+/// The fields with those that `wanted` has more, nested ones too. Where both have a field with different types it stays as it
+/// is: whether values of the other type can go into it is another question.
+pub(crate) fn grown(there: &Fields, wanted: &Fields) -> Fields {
+    members(there, wanted, &mut true)
+}
+
+fn inside(there: &DataType, wanted: &DataType, same: &mut bool) -> DataType {
+    match (there, wanted) {
+        (DataType::Struct(there), DataType::Struct(wanted)) => DataType::Struct(members(there, wanted, same)),
+        (DataType::List(there), DataType::List(wanted)) => DataType::List(field(there, wanted, same)),
+        (DataType::Map(there, sorted), DataType::Map(wanted, _)) => {
+            let entries = match (there.data_type(), wanted.data_type()) {
+                // Key and value by place: writers name them differently.
+                (DataType::Struct(known), DataType::Struct(other)) => {
+                    let entries = known.iter().zip(other).map(|(known, other)| field(known, other, same));
+                    DataType::Struct(entries.collect())
+                }
+                (known, _) => known.clone(),
+            };
+            DataType::Map(Arc::new(there.as_ref().clone().with_data_type(entries)), *sorted)
+        }
+        _ => {
+            *same &= there == wanted;
+            there.clone()
+        }
+    }
+}
+
+fn members(there: &Fields, wanted: &Fields, same: &mut bool) -> Fields {
+    let mut fields: Vec<FieldRef> = there.iter().cloned().collect();
+    for other in wanted {
+        match fields.iter_mut().find(|known| known.name() == other.name()) {
+            Some(known) => *known = field(known, other, same),
+            None => fields.push(Arc::new(other.as_ref().clone().with_nullable(true))),
+        }
+    }
+    fields.into()
+}
+
+fn field(there: &FieldRef, wanted: &FieldRef, same: &mut bool) -> FieldRef {
+    Arc::new(there.as_ref().clone().with_data_type(inside(there.data_type(), wanted.data_type(), same)))
 }
 
 /// The rows in `schema`'s columns, by name; a column they lack, or a member of a struct, is NULL.
@@ -151,3 +168,6 @@ fn shaped(column: &ArrayRef, to: &DataType) -> Result<ArrayRef, ArrowError> {
         _ => arrow::compute::cast_with_options(column, to, &CastOptions { safe: false, ..CastOptions::default() })?,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -37,7 +37,7 @@ mod shape;
 mod wire;
 
 #[cfg(test)]
-mod oracle;
+pub(crate) mod oracle;
 #[cfg(test)]
 mod tests;
 

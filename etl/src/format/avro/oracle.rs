@@ -26,7 +26,7 @@ const VALUES: usize = 100;
 
 /// A value as both sides see it.
 #[derive(Debug, Clone, PartialEq)]
-enum Cell {
+pub(crate) enum Cell {
     Null,
     Boolean(bool),
     Int(i64),
@@ -46,13 +46,13 @@ fn seeds() -> impl Iterator<Item = u64> {
 
 // ---- random schemas ----
 
-struct Random {
-    rng: StdRng,
+pub(crate) struct Random {
+    pub(crate) rng: StdRng,
     names: usize,
 }
 
 impl Random {
-    fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self { rng: StdRng::seed_from_u64(seed), names: 0 }
     }
 
@@ -61,7 +61,7 @@ impl Random {
         format!("{kind}{}", self.names)
     }
 
-    fn record(&mut self, depth: u32) -> serde_json::Value {
+    pub(crate) fn record(&mut self, depth: u32) -> serde_json::Value {
         let count = self.rng.random_range(1..=if depth == 0 { 12 } else { 4 });
         let fields: Vec<_> =
             (0..count).map(|i| json!({"name": format!("f{i}"), "type": self.schema(depth + 1)})).collect();
@@ -133,7 +133,7 @@ impl Random {
 
     // ---- random values ----
 
-    fn value(&mut self, schema: &Schema) -> Value {
+    pub(crate) fn value(&mut self, schema: &Schema) -> Value {
         let rng = &mut self.rng;
         match schema {
             Schema::Null => Value::Null,
@@ -202,7 +202,7 @@ impl Random {
 
 // ---- what apache-avro says ----
 
-fn expected(value: &Value, schema: &Schema) -> Cell {
+pub(crate) fn expected(value: &Value, schema: &Schema) -> Cell {
     match (value, schema) {
         (Value::Union(index, inner), Schema::Union(union)) => {
             let branches = union.variants();
@@ -295,7 +295,7 @@ fn cells(array: &dyn Array) -> Vec<Cell> {
     (0..array.len()).map(|row| cell(array, row)).collect()
 }
 
-fn rows(batch: &RecordBatch) -> Vec<Cell> {
+pub(crate) fn rows(batch: &RecordBatch) -> Vec<Cell> {
     (0..batch.num_rows())
         .map(|row| Cell::Struct(batch.columns().iter().map(|column| cell(column, row)).collect()))
         .collect()

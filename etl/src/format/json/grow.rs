@@ -15,7 +15,7 @@
 //!
 //! So what becomes of a record depends on the records before it and not on how they were cut into micro-batches. One
 //! thing needs care for that: by rule 2 a `[]` may be left out of its row although a later record of the same micro-batch
-//! makes its field a column. [`Growing::learn`] hands out such records with `null` in that place.
+//! makes its field a column. [`Learning::finish`] hands out such records with `null` in that place.
 use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
@@ -96,35 +96,20 @@ impl Growing {
         self.rows.schema()
     }
 
-    /// Takes up the columns that these records bring; no row may be held. Returns the records, by their index, that are
-    /// to be read in another form than their own (see [`self`]).
-    ///
-    /// # Errors
-    /// If the columns cannot be made, which is a fault of this program.
-    pub(crate) fn learn<'a>(
-        &mut self,
-        records: impl Iterator<Item = (usize, &'a [u8])>,
-    ) -> Result<HashMap<usize, Vec<u8>>, SchemaError> {
-        let mut silent = Vec::new();
-        if self.on_unknown != OnUnknown::Evolve {
-            return Ok(HashMap::new());
-        }
-        for (index, record) in records {
-            let mut spans = Vec::new();
-            // What is no JSON brings nothing; that it is none is said when it is read.
-            let Ok(news) = scan(&self.plan.root, record, &mut spans) else { continue };
-            if news && let Ok(schema) = self.grown(record)? {
-                let reserved = std::mem::take(&mut self.reserved);
-                *self = Self { reserved, ..Self::new(schema, self.on_unknown, self.zone)? };
-                spans.clear();
-                scan(&self.plan.root, record, &mut spans).ok();
-            }
-            if !spans.is_empty() {
-                silent.push((index, record, spans, self.columns));
-            }
-        }
-        silent.retain(|(_, _, _, then)| *then < self.columns);
-        Ok(silent.into_iter().map(|(index, record, spans, _)| (index, without(record, &spans))).collect())
+    /// Begins to take up the columns that records bring; no row may be held.
+    pub(crate) fn learning(&mut self) -> Learning<'_, '_> {
+        Learning { growing: self, silent: Vec::new() }
+    }
+
+    fn with_columns(&mut self, schema: SchemaRef) -> Result<(), SchemaError> {
+        let reserved = std::mem::take(&mut self.reserved);
+        *self = Self { reserved, ..Self::new(schema, self.on_unknown, self.zone)? };
+        Ok(())
+    }
+
+    /// The columns as a plan for somebody who knows more of the values than JSON says: see [`Growing::read_with`].
+    pub(crate) fn plan(&self, root: Object) -> Plan {
+        Plan::of(root, Extra::Refuse, self.zone)
     }
 
     /// The columns with those that `record` brings, if it then is a row.
@@ -176,9 +161,87 @@ impl Growing {
         outcome
     }
 
+    /// Appends one JSON object as a row by a plan for these columns.
+    ///
+    /// # Errors
+    /// If it is not one JSON object, or a value is not of its column's type; then nothing was appended.
+    pub(crate) fn read_with(&mut self, plan: &Plan, record: &[u8]) -> Result<(), Malformed> {
+        plan.read(record, &mut self.rows)
+    }
+
+    /// Appends a row of NULLs; false, and nothing appended, if a column is required.
+    pub(crate) fn read_nothing(&mut self) -> bool {
+        let whole = self.rows.all.iter_mut().all(crate::format::column::Column::push_null);
+        self.rows.end_row(whole.then_some(()).ok_or(())).is_ok()
+    }
+
     /// The rows since the last flush.
     pub(crate) fn flush(&mut self) -> Result<RecordBatch, SchemaError> {
         self.rows.flush()
+    }
+}
+
+/// Records whose columns are being taken up, in their order.
+pub(crate) struct Learning<'g, 'r> {
+    growing: &'g mut Growing,
+    silent: Vec<Silent<'r>>,
+}
+
+/// A record with values that say nothing, in fields that no column has.
+struct Silent<'r> {
+    index: usize,
+    record: &'r [u8],
+    /// Where they are.
+    spans: Vec<Range<usize>>,
+    /// How many columns there were then.
+    columns: usize,
+}
+
+impl<'r> Learning<'_, 'r> {
+    /// Takes up the columns that the record brings; `index` is for the caller.
+    ///
+    /// # Errors
+    /// If the columns cannot be made, which is a fault of this program.
+    pub(crate) fn look(&mut self, index: usize, record: &'r [u8]) -> Result<(), SchemaError> {
+        if self.growing.on_unknown != OnUnknown::Evolve {
+            return Ok(());
+        }
+        let mut spans = Vec::new();
+        // What is no JSON brings nothing; that it is none is said when it is read.
+        let Ok(news) = scan(&self.growing.plan.root, record, &mut spans) else { return Ok(()) };
+        if news && let Ok(schema) = self.growing.grown(record)? {
+            self.growing.with_columns(schema)?;
+            spans.clear();
+            scan(&self.growing.plan.root, record, &mut spans).ok();
+        }
+        if !spans.is_empty() {
+            self.silent.push(Silent { index, record, spans, columns: self.growing.columns });
+        }
+        Ok(())
+    }
+
+    /// The columns so far.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        self.growing.schema()
+    }
+
+    /// Takes these columns, which have at least those there are.
+    ///
+    /// # Errors
+    /// [`SchemaError::Unsupported`] if Delta has no such column type.
+    pub(crate) fn adopt(&mut self, columns: Fields) -> Result<(), SchemaError> {
+        if &columns == self.schema().fields() {
+            return Ok(());
+        }
+        self.growing.with_columns(Arc::new(Schema::new(columns)))
+    }
+
+    /// Ends it. Returns the records, by their index, that are to be read in another form than their own: see the head of
+    /// this file.
+    pub(crate) fn finish(self) -> HashMap<usize, Vec<u8>> {
+        let now = self.growing.columns;
+        let changed = self.silent.into_iter().filter(|silent| silent.columns < now);
+        changed.map(|Silent { index, record, spans, .. }| (index, without(record, &spans))).collect()
     }
 }
 

@@ -15,9 +15,10 @@ mod text;
 mod values;
 mod write;
 
-pub(crate) use grow::Growing;
+pub(crate) use grow::{Growing, Learning};
 pub use grow::{MAX_COLUMNS, OnUnknown};
 pub use malformed::Malformed;
+pub(crate) use plan::{Node, Object, Plan};
 pub use read::Decoder;
 pub use text::MAX_NESTING;
 pub(crate) use text::{Kind, Syntax, Text};

@@ -35,14 +35,14 @@ struct Rules {
 }
 
 /// The members of an object and where they go.
-pub(super) struct Object {
+pub(crate) struct Object {
     names: Vec<Box<str>>,
     nodes: Vec<Node>,
     by_name: HashMap<Box<str>, usize>,
 }
 
 /// What a value has to be.
-pub(super) enum Node {
+pub(crate) enum Node {
     Boolean,
     Int,
     Long,
@@ -57,17 +57,34 @@ pub(super) enum Node {
     List(Box<Node>),
     Map(Box<Node>),
     Struct(Object),
+    /// Milliseconds and nanoseconds into microseconds.
+    Millis,
+    Nanos,
+    /// The bytes of an unscaled number as base64, big-endian; into a decimal of this precision, or with this scale into text.
+    Unscaled(u8),
+    UnscaledText(i8),
+    /// An object of `scale` and such bytes as `value`, into text.
+    VariableDecimal,
     /// No JSON value is one.
     Never(String),
+    /// Records do not have it: it is as unknown as what no column has.
+    Absent,
 }
 
 impl Object {
-    pub(super) fn new(fields: &Fields) -> Self {
+    pub(crate) fn new(fields: &Fields) -> Self {
         let names: Vec<Box<str>> = fields.iter().map(|field| field.name().as_str().into()).collect();
         Self {
             by_name: names.iter().cloned().zip(0..).collect(),
             names,
             nodes: fields.iter().map(|field| Node::new(field.data_type())).collect(),
+        }
+    }
+
+    /// Says what the values of one member are.
+    pub(crate) fn set(&mut self, index: usize, node: Node) {
+        if let Some(known) = self.nodes.get_mut(index) {
+            *known = node;
         }
     }
 
@@ -78,7 +95,10 @@ impl Object {
             Some(expected) if &**expected == name => expect,
             _ => *self.by_name.get(name)?,
         };
-        self.nodes.get(index).map(|node| (index, node))
+        match self.nodes.get(index)? {
+            Node::Absent => None,
+            node => Some((index, node)),
+        }
     }
 }
 
@@ -111,6 +131,11 @@ impl Plan {
     /// Plans for columns of these fields. Times without a zone are in `zone`.
     pub(crate) fn new(target: &Fields, extra: Extra, zone: Tz) -> Self {
         Self { root: Object::new(target), rules: Rules { extra, zone } }
+    }
+
+    /// A plan of which somebody else said what goes where.
+    pub(crate) fn of(root: Object, extra: Extra, zone: Tz) -> Self {
+        Self { root, rules: Rules { extra, zone } }
     }
 
     /// Appends one JSON object as a row to `rows`, which are of the plan's fields.
@@ -210,6 +235,24 @@ impl Rules {
             (Node::Binary, Data::Bytes(values)) => {
                 values.push(&of_text(text, kind, BINARY, values::from_base64)?)?;
             }
+            (Node::Millis, Data::Int64(values)) => values.push(typed(text, kind, LONG, |value| match value {
+                Scalar::Number(number) => long(number).and_then(|millis| millis.checked_mul(1_000)),
+                Scalar::Text(_) => None,
+            })?),
+            (Node::Nanos, Data::Int64(values)) => values.push(typed(text, kind, LONG, |value| match value {
+                Scalar::Number(number) => long(number).map(|nanos| nanos.div_euclid(1_000)),
+                Scalar::Text(_) => None,
+            })?),
+            (Node::Unscaled(precision), Data::Decimal(values)) => values.push(of_text(text, kind, DECIMAL, |value| {
+                bytes_to_unscaled(value).filter(|value| decimal::fits(*value, *precision))
+            })?),
+            (Node::UnscaledText(scale), Data::Bytes(values)) => {
+                let value = of_text(text, kind, DECIMAL, |value| bytes_to_text(value, *scale))?;
+                values.push(value.as_bytes())?;
+            }
+            (Node::VariableDecimal, Data::Bytes(values)) if kind == Kind::Object => {
+                values.push(variable_decimal(text)?.as_bytes())?;
+            }
             (Node::List(item), Data::List(list)) if kind == Kind::Array => {
                 let mut items = text.enter()?;
                 let mut index = 0_usize;
@@ -256,13 +299,15 @@ const DATE: &str = "a date as 2025-02-17";
 const INSTANT: &str = "a time as 2025-02-17T14:49:15Z";
 const WALL_TIME: &str = "a time without zone as 2025-02-17T14:49:15";
 const BINARY: &str = "bytes as base64 text";
+const DECIMAL: &str = "the bytes of a decimal as base64 text";
+const VARIABLE_DECIMAL: &str = "an object of `scale` and `value`";
 
 impl Node {
     fn expected(&self) -> &str {
         match self {
             Self::Boolean => "true or false",
             Self::Int => INT,
-            Self::Long => LONG,
+            Self::Long | Self::Millis | Self::Nanos => LONG,
             Self::Float => FLOAT,
             Self::Double => DOUBLE,
             Self::Decimal(_, _) => "a number or a number in quotes",
@@ -273,7 +318,10 @@ impl Node {
             Self::Binary => BINARY,
             Self::List(_) => "an array",
             Self::Map(_) | Self::Struct(_) => "an object",
+            Self::Unscaled(_) | Self::UnscaledText(_) => DECIMAL,
+            Self::VariableDecimal => VARIABLE_DECIMAL,
             Self::Never(data_type) => data_type,
+            Self::Absent => "nothing",
         }
     }
 }
@@ -357,4 +405,27 @@ fn unscaled(text: &mut Text<'_>, kind: Kind, precision: u8, scale: i8) -> Step<i
         _ => Err(DecimalProblem::Syntax),
     };
     parsed.map_err(|problem| mismatch(&mut { start }, values::decimal_expected(problem, precision, scale)))
+}
+
+fn bytes_to_unscaled(text: &str) -> Option<i128> {
+    decimal::from_bytes(&values::from_base64(text)?)
+}
+
+fn bytes_to_text(text: &str, scale: i8) -> Option<String> {
+    bytes_to_unscaled(text).map(|value| decimal::format(value, scale))
+}
+
+fn variable_decimal(text: &mut Text<'_>) -> Step<String> {
+    let start = text.clone();
+    let (mut scale, mut value) = (None, None);
+    let mut items = text.enter()?;
+    while text.more(&mut items)? {
+        match (&*text.key()?, text.kind()?) {
+            ("scale", Kind::Number) => scale = text.number()?.digits.parse::<i8>().ok(),
+            ("value", Kind::Text) => value = Some(text.string()?),
+            _ => text.skip().map(drop)?,
+        }
+    }
+    let exact = scale.zip(value).and_then(|(scale, value)| bytes_to_text(&value, scale));
+    exact.ok_or_else(|| mismatch(&mut { start }, VARIABLE_DECIMAL))
 }

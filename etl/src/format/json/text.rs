@@ -311,6 +311,18 @@ impl<'a> Text<'a> {
         Ok(self.between(start, self.at))
     }
 
+    /// As [`Text::skip`], for an object that often is `known`, which was walked over before: then it is only compared.
+    pub(crate) fn skip_known(&mut self, known: &str) -> Result<&'a str, Syntax> {
+        self.kind()?;
+        let rest = self.bytes().get(self.at..).unwrap_or_default();
+        if known.starts_with('{') && rest.starts_with(known.as_bytes()) {
+            let start = self.at;
+            self.at += known.len();
+            return Ok(self.between(start, self.at));
+        }
+        self.skip()
+    }
+
     /// As [`Text::skip`], and whether there is anything in the value but nulls, empty objects and empty arrays.
     pub(crate) fn skip_shape(&mut self) -> Result<bool, Syntax> {
         let mut shaped = false;

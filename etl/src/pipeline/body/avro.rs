@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use apache_avro::Schema as AvroSchema;
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
+use arrow::datatypes::{Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 
 use super::{Blocked, Body, BodySettings, OnIncompatible, Refused, Taken};
 use crate::error::Result;
+use crate::format::SchemaError;
 use crate::format::avro::{self, Plan, frame};
 use crate::format::column::Columns;
 use crate::pipeline::LandingError;
 use crate::record::Record;
 use crate::schema_registry::Registry;
+use crate::table::grown;
 
 /// Ids of which nothing can be read are remembered up to this many, so that a topic full of random ids fills no memory.
 const REMEMBERED: usize = 10_000;
@@ -25,8 +27,23 @@ enum Writer {
     Refused(&'static str, String),
 }
 
-struct Avro {
+/// How the text of a schema is understood.
+#[derive(Clone, Copy)]
+pub(super) struct Reading {
+    /// Parses it, or says why it is no schema.
+    pub(super) parse: fn(&str) -> std::result::Result<AvroSchema, String>,
+    /// The columns that records of it have.
+    pub(super) columns: fn(&AvroSchema) -> std::result::Result<Schema, SchemaError>,
+}
+
+const PLAIN: Reading = Reading {
+    parse: |text| AvroSchema::parse_str(text).map_err(|error| error.to_string()),
+    columns: avro::arrow_schema,
+};
+
+pub(super) struct Avro {
     topic: String,
+    reading: Reading,
     registry: Arc<dyn Registry>,
     on_incompatible: OnIncompatible,
     rows: Columns,
@@ -38,52 +55,53 @@ struct Avro {
 
 /// Opens the body with the columns of the table and of all versions of the subject.
 pub(super) async fn open(settings: BodySettings) -> Result<Box<dyn Body>> {
-    let mut fields: Vec<FieldRef> = settings.there.iter().flat_map(|there| there.fields().iter().cloned()).collect();
-    let mut brought = HashMap::new();
-    let versions = settings.registry.versions(&settings.subject).await?;
-    if versions.is_empty() {
-        let (topic, subject) = (settings.topic, settings.subject);
+    let (topic, subject) = (settings.topic.clone(), settings.subject.clone());
+    let avro = Avro::open(settings, PLAIN).await?;
+    if avro.brought.is_empty() {
         return Err(LandingError::NoSchema { topic, subject }.into());
     }
-    for version in versions {
-        let schema = AvroSchema::parse_str(&version.schema).map_err(|e| LandingError::BadSchema {
-            subject: format!("{} version {}", settings.subject, version.version),
-            why: e.to_string(),
-        })?;
-        add(&mut fields, &mut brought, version.id, &avro::arrow_schema(&schema)?);
-    }
-    Ok(Box::new(Avro {
-        topic: settings.topic,
-        registry: settings.registry,
-        on_incompatible: settings.on_incompatible,
-        rows: Columns::new(Arc::new(Schema::new(fields)))?,
-        brought,
-        schemas: HashMap::new(),
-        writers: HashMap::new(),
-    }))
+    Ok(Box::new(avro))
 }
 
-/// Adds the columns of `schema` that are not there yet. Every column may be NULL: a writer that lacks a field then
-/// still has rows.
-fn add(fields: &mut Vec<FieldRef>, brought: &mut HashMap<String, i32>, id: i32, schema: &Schema) -> bool {
-    let before = fields.len();
+/// Adds the columns of `schema` that are not there yet, members of structs too, and notes which schema brought a column.
+/// Every column may be NULL: a writer that lacks a field then still has rows.
+fn add(fields: &Fields, brought: &mut HashMap<String, i32>, id: i32, schema: &Schema) -> Fields {
     for field in schema.fields() {
-        match fields.iter().find(|known| known.name() == field.name()) {
-            None => fields.push(Arc::new(Field::clone(field).with_nullable(true))),
-            Some(known) if known.data_type() != field.data_type() => continue,
-            Some(_) => {}
+        if fields.find(field.name()).is_none_or(|(_, known)| known.data_type() == field.data_type()) {
+            brought.entry(field.name().clone()).or_insert(id);
         }
-        brought.entry(field.name().clone()).or_insert(id);
     }
-    fields.len() > before
+    grown(fields, schema.fields())
 }
 
 impl Avro {
+    pub(super) async fn open(settings: BodySettings, reading: Reading) -> Result<Self> {
+        let mut fields = settings.there.as_ref().map_or_else(Fields::empty, |there| there.fields().clone());
+        let mut brought = HashMap::new();
+        for version in settings.registry.versions(&settings.subject).await? {
+            let schema = (reading.parse)(&version.schema).map_err(|why| LandingError::BadSchema {
+                subject: format!("{} version {}", settings.subject, version.version),
+                why,
+            })?;
+            fields = add(&fields, &mut brought, version.id, &(reading.columns)(&schema)?);
+        }
+        Ok(Self {
+            topic: settings.topic,
+            reading,
+            registry: settings.registry,
+            on_incompatible: settings.on_incompatible,
+            rows: Columns::new(Arc::new(Schema::new(fields)))?,
+            brought,
+            schemas: HashMap::new(),
+            writers: HashMap::new(),
+        })
+    }
+
     /// Learns the schema `id`: the columns it brings, or why its records cannot become rows.
     async fn learn(&mut self, id: i32) -> Result<()> {
         let refused = match self.registry.by_id(id).await? {
             None => format!("the registry has no schema {id}"),
-            Some(text) => match AvroSchema::parse_str(&text) {
+            Some(text) => match (self.reading.parse)(&text) {
                 Err(error) => format!("schema {id} is not Avro: {error}"),
                 Ok(schema) => return self.adopt(id, schema),
             },
@@ -96,17 +114,21 @@ impl Avro {
     }
 
     fn adopt(&mut self, id: i32, schema: AvroSchema) -> Result<()> {
-        let columns = match avro::arrow_schema(&schema) {
+        let columns = match (self.reading.columns)(&schema) {
             Ok(columns) => columns,
             Err(error) => {
                 self.writers.insert(id, Writer::Refused("incompatible_schema", format!("schema {id}: {error}")));
                 return Ok(());
             }
         };
-        let mut fields: Vec<FieldRef> = self.rows.schema().fields().iter().cloned().collect();
         // What contradicts the table is settled first: a schema that is refused brings no columns.
         let now = self.plan(id, &schema, self.rows.schema())?;
-        if matches!(now, Writer::Known(_)) && add(&mut fields, &mut self.brought, id, &columns) {
+        if !matches!(now, Writer::Known(_)) {
+            self.writers.insert(id, now);
+            return Ok(());
+        }
+        let fields = add(self.rows.schema().fields(), &mut self.brought, id, &columns);
+        if &fields != self.rows.schema().fields() {
             self.rows = Columns::new(Arc::new(Schema::new(fields)))?;
             for (id, schema) in &self.schemas {
                 let planned = self.plan(*id, schema, self.rows.schema())?;

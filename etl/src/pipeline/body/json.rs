@@ -69,11 +69,14 @@ impl Body for Json {
     }
 
     async fn prepare(&mut self, records: &[Record]) -> std::result::Result<(), Blocked> {
-        let values = records.iter().enumerate();
-        let values = values.filter_map(|(index, record)| Some((index, record.value.as_deref()?)));
-        let instead = self.rows.learn(values).map_err(|error| Blocked { index: 0, error: error.into() })?;
+        let mut learning = self.rows.learning();
+        for (index, record) in records.iter().enumerate() {
+            let Some(value) = &record.value else { continue };
+            learning.look(index, value).map_err(|error| Blocked { index, error: error.into() })?;
+        }
         let place = |index: usize| records.get(index).map(|record| (record.partition.partition, record.offset));
-        self.instead = instead.into_iter().filter_map(|(index, value)| Some((place(index)?, value))).collect();
+        let instead = learning.finish().into_iter();
+        self.instead = instead.filter_map(|(index, value)| Some((place(index)?, value))).collect();
         Ok(())
     }
 

@@ -1,4 +1,6 @@
 //! The contract for every kind, and what only one of them can meet.
+mod avro;
+mod debezium;
 mod json;
 
 use std::sync::Arc;
@@ -13,7 +15,7 @@ use crate::record::Record;
 use crate::schema_registry::{EmbeddedRegistry, Registry};
 
 /// The kinds of which a file here has the records for the contract.
-const COVERED: &[&str] = &["avro", "json"];
+const COVERED: &[&str] = &["avro", "json", "debezium-json", "debezium-avro"];
 
 #[test]
 fn every_kind_is_tested() {
