@@ -3,6 +3,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use tidemill_etl::stream::To;
 
 use crate::tasks::DEFAULT_GENERATOR;
 
@@ -94,9 +95,15 @@ pub(crate) enum Command {
     /// Work with checks
     #[command(subcommand)]
     Checks(Checks),
-    /// Look at records and rows that could not be taken
+    /// Look at records and rows that could not be taken, and replay them
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// See where streams stand, and pause or move them
+    #[command(subcommand)]
+    Streams(Streams),
+    /// Prove that a stream's tables are what its topics say; exit code 5 if they are not
+    #[command(after_help = "Example: tidemill verify consumer_events --topic sign_in_topic")]
+    Verify(Verify),
     /// Print a JSON Schema for editors
     #[command(after_help = "Example: tidemill schema dag > .vscode/dag.schema.json")]
     Schema {
@@ -490,11 +497,22 @@ pub(crate) enum Checks {
 #[derive(Debug, Subcommand)]
 pub(crate) enum DeadLetters {
     /// List dead letters, newest first
-    #[command(after_help = "Example: tidemill dead-letters list --limit 5")]
+    #[command(after_help = "Example: tidemill dead-letters list --stream consumer_events --limit 5")]
     List {
+        #[command(flatten)]
+        choice: LetterChoice,
+        /// Only those not replayed
+        #[arg(long)]
+        open: bool,
         /// At most this many
         #[arg(long, default_value_t = 20)]
         limit: usize,
+    },
+    /// Count dead letters by stream, topic and reason
+    #[command(after_help = "Example: tidemill dead-letters count --topic sign_in_topic")]
+    Count {
+        #[command(flatten)]
+        choice: LetterChoice,
     },
     /// Show one dead letter with its raw bytes
     #[command(after_help = "Example: tidemill dead-letters show sign_in_topic/0/4181")]
@@ -502,6 +520,131 @@ pub(crate) enum DeadLetters {
         /// Its id
         id: String,
     },
+    /// Decode dead letters again and append to their tables what can be read now, each once
+    #[command(after_help = "Example: tidemill dead-letters replay --reason unknown_schema --dry-run")]
+    Replay {
+        /// Which; without any, all that the options leave
+        ids: Vec<String>,
+        #[command(flatten)]
+        choice: LetterChoice,
+        /// Only say what would happen
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Which dead letters.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct LetterChoice {
+    /// Only with this reason
+    #[arg(long)]
+    pub(crate) reason: Option<String>,
+    /// Only of this stream or task
+    #[arg(long)]
+    pub(crate) stream: Option<String>,
+    /// Only of this topic or file
+    #[arg(long)]
+    pub(crate) topic: Option<String>,
+}
+
+/// `tidemill streams …`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Streams {
+    /// List streams: topics, tables, next offsets to read, what is not read yet, dead letters
+    #[command(after_help = "Example: tidemill streams list --json")]
+    List,
+    /// Show the partitions of a stream's topics
+    #[command(after_help = "Example: tidemill streams show consumer_events")]
+    Show {
+        /// The stream
+        stream: String,
+    },
+    /// Pause a stream, in every process that shares the lake
+    #[command(after_help = "Example: tidemill streams pause consumer_events")]
+    Pause {
+        /// The stream
+        stream: String,
+    },
+    /// Let a paused stream go on
+    #[command(after_help = "Example: tidemill streams resume consumer_events")]
+    Resume {
+        /// The stream
+        stream: String,
+    },
+    /// Move a stream to other offsets of a topic, to read again or to skip
+    #[command(
+        after_help = "Example: tidemill streams reset consumer_events --topic sign_in_topic --to earliest --truncate --yes"
+    )]
+    Reset(ResetStream),
+    /// Land a part of a topic again beside the live table, compare, and swap it in
+    #[command(
+        after_help = "Example: tidemill streams backfill consumer_events --topic sign_in_topic --from 2026-01-05T00:00:00Z --to 2026-01-06T00:00:00Z\n         tidemill streams backfill consumer_events compare --topic sign_in_topic"
+    )]
+    Backfill(BackfillStream),
+}
+
+/// `tidemill streams backfill`.
+#[derive(Debug, Args)]
+pub(crate) struct BackfillStream {
+    /// The stream
+    pub(crate) stream: String,
+    /// What to do
+    #[arg(value_enum, default_value_t = BackfillStep::Land)]
+    pub(crate) step: BackfillStep,
+    /// The topic
+    #[arg(long)]
+    pub(crate) topic: String,
+    /// Of `land`, the first offset: earliest, an offset, or an instant as RFC 3339
+    #[arg(long, value_name = "PLACE", default_value = "earliest")]
+    pub(crate) from: To,
+    /// Of `land`, the offset to end before: latest, an offset, or an instant as RFC 3339
+    #[arg(long, value_name = "PLACE", default_value = "latest")]
+    pub(crate) to: To,
+}
+
+/// A step of a backfill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum BackfillStep {
+    /// Land the range into the shadow table, or go on with it
+    Land,
+    /// Show how the shadow differs from the live table
+    Compare,
+    /// Put the shadow's rows in the place of the live ones, in one commit
+    Swap,
+    /// Remove the shadow
+    Drop,
+}
+
+/// `tidemill verify`.
+#[derive(Debug, Args)]
+pub(crate) struct Verify {
+    /// The stream
+    pub(crate) stream: String,
+    /// Only this topic
+    #[arg(long)]
+    pub(crate) topic: Option<String>,
+}
+
+/// `tidemill streams reset`.
+#[derive(Debug, Args)]
+pub(crate) struct ResetStream {
+    /// The stream
+    pub(crate) stream: String,
+    /// The topic
+    #[arg(long)]
+    pub(crate) topic: String,
+    /// Only this partition
+    #[arg(long)]
+    pub(crate) partition: Option<i32>,
+    /// Where to: earliest, latest, an offset, or an instant as RFC 3339
+    #[arg(long, value_name = "PLACE")]
+    pub(crate) to: To,
+    /// Take the rows from there on out of the table, in the same commit
+    #[arg(long)]
+    pub(crate) truncate: bool,
+    /// Do it; without, what would be done is only told
+    #[arg(long)]
+    pub(crate) yes: bool,
 }
 
 /// What `tidemill schema` describes.

@@ -12,6 +12,7 @@ mod server;
 mod settings;
 mod status;
 mod stop;
+mod streams;
 mod suggest;
 mod tasks;
 

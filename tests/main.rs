@@ -19,6 +19,7 @@ mod k_the_services;
 mod l_other_programs_schemas;
 mod m_files;
 mod n_shared_streams;
+mod o_streams_by_hand;
 mod project;
 mod torture;
 

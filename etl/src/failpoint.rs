@@ -47,6 +47,14 @@ pub const POINTS: &[&str] = &[
     "land.after_write",
     "land.after_commit",
     "land.before_gap",
+    "dead_letter.before_mark",
+    "dead_letter.after_mark",
+    "replay.before_commit",
+    "replay.after_commit",
+    "reset.before_commit",
+    "reset.after_commit",
+    "swap.before_commit",
+    "swap.after_commit",
 ];
 
 /// How often a process that stands still looks for its `go`.

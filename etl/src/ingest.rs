@@ -272,6 +272,7 @@ fn letter(work: &Ingest<'_>, input: &Input, bad: Rejected) -> DeadLetter {
         reason: bad.field.to_lowercase(),
         detail: format!("item {}: {}: {}", bad.item_id, bad.field, bad.reason),
         raw: bad.raw.into_bytes(),
+        ..DeadLetter::default()
     }
 }
 

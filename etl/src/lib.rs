@@ -20,6 +20,7 @@ pub mod schema_registry;
 pub mod secret;
 pub mod sink;
 pub mod source;
+pub mod stream;
 pub mod table;
 pub mod testkit;
 pub mod topic;

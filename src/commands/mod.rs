@@ -1,4 +1,5 @@
 //! One function per command. Each gets the [`Context`], does its work and says how the process ends.
+mod backfill;
 mod completions;
 mod dags;
 mod dead_letters;
@@ -12,9 +13,11 @@ mod query;
 mod runs;
 mod schemas;
 mod settings;
+mod streams;
 mod tables;
 mod topics;
 mod up;
+mod verify;
 
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +76,8 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Models(command) => Box::pin(models::run(context, &command)).await,
         Command::Checks(command) => Box::pin(models::checks(context, &command)).await,
         Command::DeadLetters(command) => Box::pin(dead_letters::run(context, &command)).await,
+        Command::Streams(command) => Box::pin(streams::run(context, &command)).await,
+        Command::Verify(asked) => Box::pin(verify::run(context, &asked)).await,
         Command::Schema { kind: SchemaKind::Dag } => dags::schema(context),
         Command::Kinds { kind } => dags::kinds(context, kind.as_deref()),
     }

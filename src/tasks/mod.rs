@@ -24,6 +24,7 @@ use crate::lakehouse::Lakehouse;
 use crate::metrics::Metrics;
 
 pub(crate) use generate::{DEFAULT as DEFAULT_GENERATOR, Order, generate};
+pub(crate) use stream::landings;
 
 /// What a task of ours does; [`Bound`] makes it the orchestrator's.
 #[async_trait]

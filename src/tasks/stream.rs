@@ -24,6 +24,7 @@ use super::{Failed, Kind, Work, count, key, read, required, with_default};
 use crate::failure::sentence;
 use crate::lakehouse::Lakehouse;
 use crate::metrics::Metrics;
+use crate::streams::{around, still_paused, until_paused};
 
 pub(super) const KIND: Kind = Kind {
     spec: KindSpec {
@@ -146,6 +147,14 @@ fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
     Ok(Box::new(read::<Settings>(settings)?))
 }
 
+/// The landings of a task with these settings, as it runs them with `--drain`.
+pub(crate) fn landings(house: &Lakehouse, settings: &Value) -> Result<Vec<Landing>, TaskError> {
+    let settings: Settings = read(settings)?;
+    let columns = settings.columns().map_err(|failed| failed.0)?;
+    let landing = |topic: &String| Landing { shared: false, ..settings.landing(house, topic, columns.as_ref(), true) };
+    Ok(settings.topics.iter().map(landing).collect())
+}
+
 impl Settings {
     /// The columns as they were declared, in their order.
     fn columns(&self) -> Result<Option<Schema>, Failed> {
@@ -199,14 +208,10 @@ impl Work for Settings {
             TaskError::new("D0020", "`run_for` is not a duration", tidemill_orchestrator::Retry::Never).why(why)
         })?;
         let columns = self.columns()?;
-        let around = Around {
-            lake: house.lake().await?.clone(),
-            broker: Arc::clone(house.broker().await?),
-            registry: Arc::clone(house.registry().await?),
-            dead: house.dead_letters().await?.clone(),
-            clock: house.etl_clock(),
-            keeper: Some(Arc::clone(house.keeper().await?)),
-        };
+        let around = around(house).await?;
+        if still_paused(&around.lake, &self.stream, context).await? {
+            return Ok(Outcome::done("paused").with(json!({ "rows": 0, "dead_letters": 0 })));
+        }
         let mut observed: Vec<Observed> = self.topics.iter().map(|topic| Observed::new(&self.stream, topic)).collect();
         let stop = context.cancel.child_token();
         let mut landings: JoinSet<(String, tidemill_etl::Result<Landed>)> = JoinSet::new();
@@ -223,6 +228,12 @@ impl Work for Settings {
                 (landing.topic, landed)
             });
         }
+        let pausing = async {
+            until_paused(&around.lake, &self.stream).await;
+            context.log.line(format!("{} was paused", self.stream));
+            stop.cancel();
+            std::future::pending::<Infallible>().await
+        };
         let look = lag(&around, &observed);
         let watch = watch(&mut observed, metrics, &around.clock, &stop, run_for, context);
         let gather = async {
@@ -236,6 +247,7 @@ impl Work for Settings {
             all = gather => all,
             never = watch => match never {},
             never = look => match never {},
+            never = pausing => match never {},
         };
         for one in &mut observed {
             one.tell(metrics, (around.clock)().timestamp_millis());

@@ -182,6 +182,7 @@ impl Staged {
             reason: bad.reason.to_owned(),
             detail: bad.detail,
             raw: bad.raw,
+            ..DeadLetter::default()
         });
     }
 

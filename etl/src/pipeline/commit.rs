@@ -213,7 +213,7 @@ impl Committer {
                 schema_id: None,
                 reason: "gap".to_owned(),
                 detail: format!("retention removed the offsets from {} to before {}", gap.from, gap.to),
-                raw: Vec::new(),
+                ..DeadLetter::default()
             });
         }
         self.landed.dead += self.keep(&letters, &commit.txns, &ends).await?;

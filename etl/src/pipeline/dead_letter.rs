@@ -2,28 +2,42 @@
 //!
 //! Layout of `bronze.dead_letters`: `source` (stream or task), `topic_or_file`, `partition` (NULL for files),
 //! `offset_or_line`, `schema_id` (NULL without one), `reason` (one word, to count by), `detail` (for a person), `raw`
-//! (the bytes), `seen_at` (UTC).
+//! (the bytes), `seen_at` (UTC), `produced_at` (UTC, the record's own time), `key` (bytes), `headers` (JSON: a list of
+//! `[name, value in base64]`, NULL without any), `replayed_at` (UTC: when the row was found or put into its table).
+//! Tables of earlier versions lack the last four; they get them with the next letter, with NULL in the letters there.
+//!
+//! A letter is open until it has `replayed_at`. Of one record of one stream there is at most one open letter.
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder, TimestampMicrosecondBuilder,
+    Array as _, ArrayRef, AsArray as _, BinaryBuilder, Int32Builder, Int64Builder, RecordBatch, StringBuilder,
+    TimestampMicrosecondBuilder,
 };
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef, TimeUnit};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use datafusion::error::DataFusionError;
+use datafusion::prelude::{SessionContext, ident, lit};
 use deltalake::kernel::{Action, Add};
+use futures::TryStreamExt as _;
 use serde_json::json;
 use tokio::sync::Mutex;
 
 use super::error::LandingError;
 use crate::error::{Error, Result};
 use crate::failpoint::hit;
-use crate::table::{Commit, FileWriter, Lake, Table, TableError, TableName, WriteOptions, remove_files, write_file};
+use crate::table::{
+    Commit, FileWriter, Lake, Table, TableError, TableName, WriteOptions, evolve, remove_files, write_file,
+};
 
 /// How often a commit may be lost to another process before it is given up.
 const TRIES: u32 = 5;
 
 /// One record or field that could not be used.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeadLetter {
     /// The stream or task that met it.
     pub source: String,
@@ -41,11 +55,18 @@ pub struct DeadLetter {
     pub detail: String,
     /// The bytes as they came.
     pub raw: Vec<u8>,
+    /// The record's timestamp, milliseconds since 1970, UTC.
+    pub timestamp_ms: Option<i64>,
+    /// The record's key.
+    pub key: Option<Vec<u8>>,
+    /// The record's headers, in their order.
+    pub headers: Vec<(String, Bytes)>,
 }
 
 /// The columns of the dead-letter table.
 pub fn dead_letter_schema() -> SchemaRef {
     let column = |name: &str, data_type| Field::new(name, data_type, true);
+    let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     Arc::new(Schema::new(vec![
         column("source", DataType::Utf8),
         column("topic_or_file", DataType::Utf8),
@@ -55,8 +76,25 @@ pub fn dead_letter_schema() -> SchemaRef {
         column("reason", DataType::Utf8),
         column("detail", DataType::Utf8),
         column("raw", DataType::Binary),
-        column("seen_at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
+        column("seen_at", utc.clone()),
+        column("produced_at", utc.clone()),
+        column("key", DataType::Binary),
+        column("headers", DataType::Utf8),
+        column("replayed_at", utc),
     ]))
+}
+
+/// Headers as the table keeps them.
+pub(crate) fn packed_headers(headers: &[(String, Bytes)]) -> Option<String> {
+    let packed: Vec<_> = headers.iter().map(|(name, value)| json!([name, BASE64_STANDARD.encode(value)])).collect();
+    (!packed.is_empty()).then(|| serde_json::Value::Array(packed).to_string())
+}
+
+/// Headers as the record had them; what is in another form is left out.
+pub(crate) fn unpacked_headers(text: &str) -> Vec<(String, Bytes)> {
+    let pairs: Vec<(String, String)> = serde_json::from_str(text).unwrap_or_default();
+    let unpack = |(name, value): (String, String)| Some((name, BASE64_STANDARD.decode(value).ok()?.into()));
+    pairs.into_iter().filter_map(unpack).collect()
 }
 
 /// The dead-letter table and its one writer in this process.
@@ -73,11 +111,23 @@ impl DeadLetters {
         Self { lake, name, table: Arc::default() }
     }
 
-    /// Keeps `letters` exactly once. `progress` names what they belong to: (identity, value before, value after); a
-    /// letter is written only if the table's progress for its identity is still before `after`, so a batch that is
-    /// decoded again after a crash adds nothing.
+    /// The lake that the table is in.
+    pub fn lake(&self) -> &Lake {
+        &self.lake
+    }
+
+    /// The table's name.
+    pub fn name(&self) -> &TableName {
+        &self.name
+    }
+
+    /// Keeps `letters` exactly once. `progress` names what they belong to: (identity, value after them). A letter before
+    /// the table's progress for its identity was seen before: after a crash between two commits, or because a stream
+    /// was reset. It is written only if there is no open letter of it, so that nothing is there twice and what could be
+    /// read the first time, and no longer now, is not lost.
     ///
-    /// `identity_of` says which identity a letter belongs to, by its index in `progress`.
+    /// `identity_of` says which identity a letter belongs to, by its index in `progress`, and its position there. A
+    /// letter of none is always looked for.
     ///
     /// # Errors
     /// [`TableError`] if the table cannot be read, or the commit is lost to another process again and again.
@@ -119,7 +169,7 @@ impl DeadLetters {
                 table.refresh().await?;
                 table
             }
-            None => self.lake.ensure(&self.name, &dead_letter_schema(), &[]).await?,
+            None => self.open(now).await?,
         };
         hit("dead_letter.before_progress").await;
         let mut commit = Commit::append(now);
@@ -132,13 +182,15 @@ impl DeadLetters {
                 commit.txns.push((app.clone(), *after));
             }
         }
-        let fresh: Vec<&DeadLetter> = letters
-            .iter()
-            .filter(|letter| {
-                let (index, position) = identity_of(letter);
-                known.get(index).copied().flatten().is_none_or(|next| position >= next)
-            })
-            .collect();
+        let is_new = |letter: &&DeadLetter| {
+            let (index, position) = identity_of(letter);
+            known.get(index).is_some_and(|next| next.is_none_or(|next| position >= next))
+        };
+        let (mut fresh, seen): (Vec<&DeadLetter>, Vec<&DeadLetter>) = letters.iter().partition(is_new);
+        if !seen.is_empty() {
+            let there = open_letters(&table, &seen).await?;
+            fresh.extend(seen.into_iter().filter(|letter| !there.contains(&letter.place())));
+        }
         if !fresh.is_empty() {
             let batch =
                 rows(&fresh, now).map_err(|source| LandingError::Arrow { topic: self.name.to_string(), source })?;
@@ -152,6 +204,65 @@ impl DeadLetters {
         *guard = Some(table);
         Ok(fresh.len() as u64)
     }
+
+    /// The table with all columns it should have; it is made if there is none.
+    async fn open(&self, now: DateTime<Utc>) -> Result<Table> {
+        let mut table = self.lake.ensure(&self.name, &dead_letter_schema(), &[]).await?;
+        widen(&mut table, now).await?;
+        Ok(table)
+    }
+}
+
+/// Adds the columns that a table of an earlier version lacks.
+pub(crate) async fn widen(table: &mut Table, now: DateTime<Utc>) -> Result<()> {
+    match evolve(table, &dead_letter_schema(), now).await {
+        // Somebody else was quicker with the same columns, or we look again.
+        Err(error) if matches!(error.downcast_ref(), Some(TableError::Conflict { .. })) => {
+            table.refresh().await?;
+            evolve(table, &dead_letter_schema(), now).await.map(drop)
+        }
+        done => done.map(drop),
+    }
+}
+
+/// Where a letter's record is: stream, topic, partition, offset.
+pub(crate) type Place = (String, String, Option<i32>, i64);
+
+impl DeadLetter {
+    fn place(&self) -> Place {
+        (self.source.clone(), self.topic_or_file.clone(), self.partition, self.offset_or_line)
+    }
+}
+
+/// The places among those of `letters` that have an open letter already.
+async fn open_letters(table: &Table, letters: &[&DeadLetter]) -> Result<HashSet<Place>> {
+    let failed = |e: DataFusionError| TableError::delta("read", table.name(), e.into());
+    let lowest = letters.iter().map(|letter| letter.offset_or_line).min().unwrap_or_default();
+    let highest = letters.iter().map(|letter| letter.offset_or_line).max().unwrap_or_default();
+    let wanted: HashSet<Place> = letters.iter().map(|letter| letter.place()).collect();
+    let context = SessionContext::new();
+    let near = ident("offset_or_line").between(lit(lowest), lit(highest)).and(ident("replayed_at").is_null());
+    let columns = ["source", "topic_or_file", "partition", "offset_or_line"].map(ident);
+    let frame = context.read_table(table.provider(&context.state())?).and_then(|frame| frame.filter(near));
+    let frame = frame.and_then(|frame| frame.select(columns)).map_err(failed)?;
+    let mut rows = frame.execute_stream().await.map_err(failed)?;
+    let mut there = HashSet::new();
+    while let Some(batch) = rows.try_next().await.map_err(failed)? {
+        there.extend(places(&batch).filter(|place| wanted.contains(place)));
+    }
+    Ok(there)
+}
+
+/// The places in a batch whose first four columns are those of a place.
+pub(crate) fn places(batch: &RecordBatch) -> impl Iterator<Item = Place> {
+    let text = |column: usize| batch.column(column).as_string::<i32>();
+    let (source, topic) = (text(0), text(1));
+    let partition = batch.column(2).as_primitive::<Int32Type>();
+    let offset = batch.column(3).as_primitive::<Int64Type>();
+    (0..batch.num_rows()).map(move |row| {
+        let partition = partition.is_valid(row).then(|| partition.value(row));
+        (source.value(row).to_owned(), topic.value(row).to_owned(), partition, offset.value(row))
+    })
 }
 
 /// The letters of one file, which are kept together or not at all.
@@ -203,7 +314,7 @@ impl DeadLetters {
                 table.refresh().await?;
                 table
             }
-            None => self.lake.ensure(&self.name, &dead_letter_schema(), &[]).await?,
+            None => self.open(now).await?,
         };
         hit("dead_letter.before_progress").await;
         let mut commit = Commit::append(now);
@@ -249,7 +360,10 @@ fn rows(letters: &[&DeadLetter], now: DateTime<Utc>) -> std::result::Result<Reco
     let mut reason = StringBuilder::new();
     let mut detail = StringBuilder::new();
     let mut raw = BinaryBuilder::new();
-    let mut seen_at = TimestampMicrosecondBuilder::new().with_timezone("UTC");
+    let instants = || TimestampMicrosecondBuilder::new().with_timezone("UTC");
+    let (mut seen_at, mut produced_at, mut replayed_at) = (instants(), instants(), instants());
+    let mut key = BinaryBuilder::new();
+    let mut headers = StringBuilder::new();
     for letter in letters {
         source.append_value(&letter.source);
         place.append_value(&letter.topic_or_file);
@@ -260,6 +374,10 @@ fn rows(letters: &[&DeadLetter], now: DateTime<Utc>) -> std::result::Result<Reco
         detail.append_value(&letter.detail);
         raw.append_value(&letter.raw);
         seen_at.append_value(now.timestamp_micros());
+        produced_at.append_option(letter.timestamp_ms.and_then(|ms| ms.checked_mul(1000)));
+        key.append_option(letter.key.as_ref());
+        headers.append_option(packed_headers(&letter.headers));
+        replayed_at.append_null();
     }
     let columns: Vec<ArrayRef> = vec![
         Arc::new(source.finish()),
@@ -271,6 +389,10 @@ fn rows(letters: &[&DeadLetter], now: DateTime<Utc>) -> std::result::Result<Reco
         Arc::new(detail.finish()),
         Arc::new(raw.finish()),
         Arc::new(seen_at.finish()),
+        Arc::new(produced_at.finish()),
+        Arc::new(key.finish()),
+        Arc::new(headers.finish()),
+        Arc::new(replayed_at.finish()),
     ];
     RecordBatch::try_new(dead_letter_schema(), columns)
 }

@@ -236,6 +236,9 @@ impl Decoder {
             reason: reason.to_owned(),
             detail,
             raw: record.value.as_ref().map(|value| value.to_vec()).unwrap_or_default(),
+            timestamp_ms: Some(record.timestamp_ms),
+            key: record.key.as_ref().map(|key| key.to_vec()),
+            headers: record.headers.clone(),
         }
     }
 

@@ -19,6 +19,7 @@ mod shell;
 
 pub(crate) use dead_letter::FileLetters;
 pub use dead_letter::{DeadLetter, DeadLetters, dead_letter_schema};
+pub(crate) use dead_letter::{Place, places, unpacked_headers, widen};
 pub use decide::{Action, Event, Filling, Limits, decide};
 pub use decode::{Decoded, Decoder, META_COLUMNS};
 pub use error::LandingError;

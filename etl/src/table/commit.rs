@@ -51,6 +51,8 @@ pub enum Operation {
     Optimize,
     /// An older version's rows and progress were put back.
     Restore,
+    /// Rows were changed or taken out by a person's command.
+    Amend,
 }
 
 impl Operation {
@@ -64,6 +66,7 @@ impl Operation {
             Self::Fence => "SET TBLPROPERTIES",
             Self::Optimize => "OPTIMIZE",
             Self::Restore => "RESTORE",
+            Self::Amend => "UPDATE",
         }
     }
 }
