@@ -47,10 +47,10 @@ async fn commit(writer: FileWriter, n: i64) -> Commit {
     commit
 }
 
-/// Milliseconds per commit: the file included, and the put alone.
+/// The time per commit: the file included, and the put alone.
 fn show(what: &str, count: i64, whole: Duration, put: Duration) {
-    let each = |time: Duration| time.as_secs_f64() * 1e3 / count as f64;
-    println!("{what}: {count} commits, {:.2} ms each, {:.2} ms of it the commit", each(whole), each(put));
+    let each = |time: Duration| time / u32::try_from(count).unwrap();
+    println!("{what}: {count} commits, {:.2?} each, {:.2?} of it the commit", each(whole), each(put));
 }
 
 #[tokio::main]

@@ -69,7 +69,7 @@ pub(super) async fn run(context: &Context, command: &Tables) -> Result<Exit> {
             let done = table::vacuum(lake, &lake.table(&name).await?, options, house.clock.now()).await?;
             if context.report.json() {
                 context.report.one(&json!({
-                    "table": name, "dry_run": dry_run, "files": done.files, "bytes": done.bytes,
+                    "table": name.to_string(), "dry_run": dry_run, "files": done.files, "bytes": done.bytes,
                 }))?;
             } else {
                 if *dry_run {
@@ -84,7 +84,7 @@ pub(super) async fn run(context: &Context, command: &Tables) -> Result<Exit> {
             let name = name(table)?;
             let done = table::restore(lake, &name, *to, house.clock.now()).await?;
             if context.report.json() {
-                context.report.one(&json!({ "table": name, "result": done }))?;
+                context.report.one(&json!({ "table": name.to_string(), "result": done }))?;
             } else {
                 context.report.note(format_args!(
                     "{name} is as it was in version {to}, now as version {}; its progress is too: what came after is \
@@ -97,7 +97,7 @@ pub(super) async fn run(context: &Context, command: &Tables) -> Result<Exit> {
             let name = name(table)?;
             let count = table::drop_table(lake, &name).await?;
             if context.report.json() {
-                context.report.one(&json!({ "table": name, "files": count }))?;
+                context.report.one(&json!({ "table": name.to_string(), "files": count }))?;
             } else {
                 context.report.note(format_args!(
                     "{name} is gone, {}; its progress went with it: a stream that fills it starts over from the beginning",
@@ -118,7 +118,7 @@ async fn optimize(context: &Context, house: &Lakehouse, lake: &Lake, name: &Tabl
     let newest = lake.table(name).await?;
     table::checkpoint(&newest).await?;
     if context.report.json() {
-        context.report.one(&json!({ "table": name, "version": newest.version(), "result": done }))?;
+        context.report.one(&json!({ "table": name.to_string(), "version": newest.version(), "result": done }))?;
     } else if done.removed == 0 {
         context.report.note(format_args!("{name}: no small files to put together; checkpoint written"));
     } else {

@@ -51,6 +51,7 @@ impl Work for Settings {
             now: context.now,
         };
         let done = ingest(&work).await?;
+        house.keeper().await?.committed(&work.table, done.version);
         if done.junk_lines > 0 {
             context.log.line(format!("{} lines are neither a header nor an attribute:", count(done.junk_lines)));
             done.junk_samples.iter().for_each(|line| context.log.line(format!("  line {line}")));
