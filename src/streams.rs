@@ -62,7 +62,7 @@ pub(crate) fn find(house: &Lakehouse, name: &str, topic: Option<&str>) -> Result
 const LOOK: Duration = Duration::from_secs(2);
 /// How long a run waits for a paused stream before it ends: a DAG that is started again whenever it has ended must not
 /// be started again at once, and must not seem to hang.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST: Duration = Duration::from_mins(1);
 
 /// Waits while `stream` is paused, at most a minute, and not at all in a run that drains. Whether it is still paused.
 ///

@@ -78,7 +78,9 @@ async fn land(context: &Context, house: &Lakehouse, landing: &Landing, asked: &B
         context.report.one(&json!({ "backfill": backfill, "landed": landed }))?;
     } else {
         context.report.rows(&backfill.partitions)?;
-        context.report.note(format_args!("the shadow is {}; compare it with `… backfill STREAM compare`", backfill.shadow));
+        context
+            .report
+            .note(format_args!("the shadow is {}; compare it with `… backfill STREAM compare`", backfill.shadow));
     }
     Ok(if context.stop.is_cancelled() { Exit::Stopped } else { Exit::Done })
 }

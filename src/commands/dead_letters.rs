@@ -139,7 +139,7 @@ async fn show(context: &Context, house: &Lakehouse, table: &Table, id: &str) -> 
 fn shown(bytes: &[u8]) -> String {
     match std::str::from_utf8(bytes) {
         Ok(text) if !text.chars().any(|c| c.is_control() && !c.is_whitespace()) => text.to_owned(),
-        _ => bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        _ => bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
     }
 }
 
@@ -207,7 +207,8 @@ async fn again(
     choice: &LetterChoice,
     dry_run: bool,
 ) -> Result<Exit> {
-    let ids = ids.iter().map(|id| id.parse()).collect::<Result<Vec<LetterId>, _>>().map_err(tidemill_etl::Error::from)?;
+    let ids =
+        ids.iter().map(|id| id.parse()).collect::<Result<Vec<LetterId>, _>>().map_err(tidemill_etl::Error::from)?;
     let mut landings: Vec<Landing> = match &choice.stream {
         Some(stream) => find(house, stream, choice.topic.as_deref())?,
         None => streams(house).into_iter().flat_map(|stream| stream.landings).collect(),
@@ -217,8 +218,7 @@ async fn again(
     let engine = house.engine().await?;
     let chosen = Choice { ids, reason: choice.reason.clone() };
     let done = AtomicU64::new(0);
-    let work =
-        Replaying { around: &around, engine, landings: &landings, choice: &chosen, dry_run, done: &done };
+    let work = Replaying { around: &around, engine, landings: &landings, choice: &chosen, dry_run, done: &done };
     let bar = context.report.bar("dead letters", None, Unit::Things);
     let watch = async {
         loop {

@@ -167,7 +167,9 @@ async fn reset(context: &Context, house: &Lakehouse, asked: &ResetStream) -> Res
             } else {
                 format!("the rows already in {} stay, so they will be there twice", landing.table)
             };
-            context.report.note(format_args!("partition {}: {again} records will be read again; {rows}", one.partition));
+            context
+                .report
+                .note(format_args!("partition {}: {again} records will be read again; {rows}", one.partition));
         }
     }
     if !asked.yes {

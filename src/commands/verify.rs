@@ -119,6 +119,8 @@ fn say(context: &Context, found: &Verified) {
         ));
     }
     if !found.whole_log {
-        context.report.note("  the table's log no longer names its first commits; what they landed is taken as landed once");
+        context
+            .report
+            .note("  the table's log no longer names its first commits; what they landed is taken as landed once");
     }
 }

@@ -188,13 +188,12 @@ fn any_moment(kind: &str, parts: &Parts) {
                 }
                 Instant::now() >= moment
             });
-            match ended {
-                Some(ended) => assert_eq!(ended.code, Some(0), "a crash is a pause, and fails no run: {}", ended.said),
-                None => {
-                    process.kill();
-                    kills += 1;
-                    of_life += 1;
-                }
+            if let Some(ended) = ended {
+                assert_eq!(ended.code, Some(0), "a crash is a pause, and fails no run: {}", ended.said);
+            } else {
+                process.kill();
+                kills += 1;
+                of_life += 1;
             }
             world.check(Want::SoFar, &format!("after {kills} kills"), kind, seed);
         }

@@ -33,13 +33,12 @@ fn a_storage_that_fails_in_every_way_loses_and_doubles_nothing() {
             let mut process = world.start("land", Form::Drain, "");
             let kill = world.random.random_range(0..3) == 0;
             let moment = Instant::now() + Duration::from_millis(world.random.random_range(500..5000));
-            match process.until(|| kill && Instant::now() >= moment) {
+            if let Some(ended) = process.until(|| kill && Instant::now() >= moment) {
                 // Whatever the storage does is tried again, by the store, by the commit, or by the task.
-                Some(ended) => assert_eq!(ended.code, Some(0), "{}", ended.said),
-                None => {
-                    process.kill();
-                    kills += 1;
-                }
+                assert_eq!(ended.code, Some(0), "{}", ended.said);
+            } else {
+                process.kill();
+                kills += 1;
             }
             proxy.weather(Weather::default());
             world.check(Want::SoFar, &format!("after {done} rounds"), kind, seed);

@@ -16,7 +16,7 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use super::numbers::{Number, Produced};
 
 /// How long a broker may take; it may be restarted meanwhile.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// Where the topic is.
 pub(super) enum Topic {

@@ -21,7 +21,7 @@ use crate::{ROOT, tidemill};
 pub(super) const STREAM: &str = "torture";
 pub(super) const PARTITIONS: usize = 3;
 /// How long a process may take for what takes it a second or two, on a machine that does other things.
-pub(super) const PATIENCE: Duration = Duration::from_secs(120);
+pub(super) const PATIENCE: Duration = Duration::from_mins(2);
 
 /// What the world is made of; nothing but embedded parts by default.
 #[derive(Clone, Default)]

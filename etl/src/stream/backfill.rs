@@ -182,10 +182,9 @@ async fn position(around: &Around, shadow: &Landing, table: &mut Table, noted: &
     if commit.txns.is_empty() {
         return Ok(());
     }
-    commit.info.insert(
-        "reset".to_owned(),
-        json!({ "stream": shadow.stream, "topic": shadow.topic, "partitions": told }),
-    );
+    commit
+        .info
+        .insert("reset".to_owned(), json!({ "stream": shadow.stream, "topic": shadow.topic, "partitions": told }));
     table.commit(commit).await.map(drop)
 }
 
@@ -254,8 +253,10 @@ impl Swap<'_> {
         }
         for span in &self.noted.partitions {
             let has = |at: Option<i64>| at.is_some_and(|at| at >= span.to);
-            let (ours, theirs) =
-                (self.from.txn(&self.shadow.app(span.partition)).await?, live.txn(&self.landing.app(span.partition)).await?);
+            let (ours, theirs) = (
+                self.from.txn(&self.shadow.app(span.partition)).await?,
+                live.txn(&self.landing.app(span.partition)).await?,
+            );
             if !has(ours) || !has(theirs) {
                 let (topic, partition) = (self.landing.topic.clone(), span.partition);
                 return Err(StreamError::NotReady { topic, partition, to: span.to, shadow: ours, live: theirs }.into());
@@ -300,7 +301,9 @@ impl Swap<'_> {
     async fn bring_letters(&self) -> Result<()> {
         let dead = &self.around.dead;
         let Some(table) = dead.lake().try_table(dead.name()).await? else { return Ok(()) };
-        let mut rows = scan(self.engine, &table, Wanted { filter: Some(of_shadow(self.shadow)), file: true, ..Wanted::default() }).await?;
+        let mut rows =
+            scan(self.engine, &table, Wanted { filter: Some(of_shadow(self.shadow)), file: true, ..Wanted::default() })
+                .await?;
         while let Some(batch) = rows.next().await? {
             let brought: Vec<DeadLetter> = letters(&batch, &table)
                 .into_iter()
@@ -330,7 +333,8 @@ pub async fn drop_backfill(around: &Around, engine: &Engine, landing: &Landing) 
     let lake = &around.lake;
     let failed = |e| TableError::storage("drop", &shadow.table, e);
     let folder = lake.path(&format!("{}/{}", shadow.table.schema, shadow.table.table));
-    let files: Vec<Path> = lake.store().list(Some(&folder)).map_ok(|file| file.location).try_collect().await.map_err(failed)?;
+    let files: Vec<Path> =
+        lake.store().list(Some(&folder)).map_ok(|file| file.location).try_collect().await.map_err(failed)?;
     for file in files {
         match lake.store().delete(&file).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => {}

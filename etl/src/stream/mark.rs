@@ -116,7 +116,8 @@ fn marked(
     let keys = ["source", "topic_or_file", "partition", "offset_or_line"];
     let keys = keys.into_iter().map(at).collect::<std::result::Result<Vec<_>, _>>()?;
     let keys = batch.project(&keys)?;
-    let (reason_at, detail_at, id_at, replayed_at) = (at("reason")?, at("detail")?, at("schema_id")?, at("replayed_at")?);
+    let (reason_at, detail_at, id_at, replayed_at) =
+        (at("reason")?, at("detail")?, at("schema_id")?, at("replayed_at")?);
     let reasons = batch.column(reason_at).as_string::<i32>();
     let details = batch.column(detail_at).as_string::<i32>();
     let ids = batch.column(id_at).as_primitive::<Int32Type>();

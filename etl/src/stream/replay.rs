@@ -17,11 +17,11 @@ use datafusion::prelude::{ident, lit};
 use serde::Serialize;
 use serde_json::json;
 
-use super::{beside, patient};
 use super::error::StreamError;
 use super::mark::{Mark, file_of, mark};
 use super::reset::{adds, moved};
 use super::scan::{Wanted, scan};
+use super::{beside, patient};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::failpoint::hit;
@@ -209,9 +209,10 @@ async fn group(
 
 /// The condition on letters: open, of a record, of these streams and topics, and chosen.
 fn chosen(work: &Replaying<'_>, table: &Table) -> Result<Expr> {
-    let topics = work.landings.iter().map(|landing| {
-        ident("source").eq(lit(&landing.stream)).and(ident("topic_or_file").eq(lit(&landing.topic)))
-    });
+    let topics = work
+        .landings
+        .iter()
+        .map(|landing| ident("source").eq(lit(&landing.stream)).and(ident("topic_or_file").eq(lit(&landing.topic))));
     let of_streams = topics.reduce(Expr::or).unwrap_or_else(|| lit(false));
     // What retention deleted has no bytes that could be read.
     let mut all = of_streams.and(ident("partition").is_not_null()).and(ident("reason").not_eq(lit("gap")));
@@ -339,8 +340,7 @@ async fn open(work: &Replaying<'_>, landing: &Landing) -> Result<Target> {
         Some(table) => table,
         None => lake.ensure(&landing.table, decoder.schema(), &[]).await?,
     };
-    let done =
-        Replayed { stream: landing.stream.clone(), topic: landing.topic.clone(), ..Replayed::default() };
+    let done = Replayed { stream: landing.stream.clone(), topic: landing.topic.clone(), ..Replayed::default() };
     Ok(Target { landing: landing.clone(), table, decoder, done })
 }
 
@@ -424,12 +424,7 @@ async fn attempt(work: &Replaying<'_>, target: &mut Target, found: &[Found]) -> 
 }
 
 /// Which of the letters' records have a row in the table.
-async fn present(
-    engine: &Engine,
-    table: &Table,
-    landing: &Landing,
-    found: &[Found],
-) -> Result<HashSet<(i32, i64)>> {
+async fn present(engine: &Engine, table: &Table, landing: &Landing, found: &[Found]) -> Result<HashSet<(i32, i64)>> {
     let mut wanted: HashSet<(i32, i64)> = HashSet::new();
     let mut spans: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
     for one in found {

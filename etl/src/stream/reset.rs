@@ -46,9 +46,8 @@ impl FromStr for To {
             return Ok(Self::Offset(offset));
         }
         let at = DateTime::parse_from_rfc3339(text);
-        at.map(|at| Self::At(at.to_utc())).map_err(|_| {
-            "write `earliest`, `latest`, an offset, or an instant such as 2026-01-05T10:00:00Z".to_owned()
-        })
+        at.map(|at| Self::At(at.to_utc()))
+            .map_err(|_| "write `earliest`, `latest`, an offset, or an instant such as 2026-01-05T10:00:00Z".to_owned())
     }
 }
 
@@ -80,12 +79,7 @@ pub struct Reset {
 ///
 /// # Errors
 /// [`StreamError::Offset`] if a partition does not have it, [`StreamError::Partition`] if there is no such partition.
-pub(super) async fn offsets(
-    around: &Around,
-    topic: &str,
-    only: Option<i32>,
-    to: To,
-) -> Result<Vec<(i32, Offset)>> {
+pub(super) async fn offsets(around: &Around, topic: &str, only: Option<i32>, to: To) -> Result<Vec<(i32, Offset)>> {
     let bounds = around.broker.bounds(topic).await?;
     let times = match to {
         To::At(at) => around.broker.offsets_at(topic, at.timestamp_millis()).await?,
@@ -151,12 +145,11 @@ pub async fn reset(
     moves: &[Move],
     truncate: bool,
 ) -> Result<Reset> {
-    let mut table = match around.lake.try_table(&landing.table).await? {
-        Some(table) => table,
-        None => {
-            let decoder = decoder(around, landing, None).await?;
-            around.lake.ensure(&landing.table, decoder.schema(), &[]).await?
-        }
+    let mut table = if let Some(table) = around.lake.try_table(&landing.table).await? {
+        table
+    } else {
+        let decoder = decoder(around, landing, None).await?;
+        around.lake.ensure(&landing.table, decoder.schema(), &[]).await?
     };
     for _ in 0..TRIES {
         match attempt(around, engine, landing, moves, truncate, &mut table).await {
@@ -204,10 +197,9 @@ async fn attempt(
         .iter()
         .map(|one| json!({ "partition": one.partition, "from": one.from, "to": one.to, "truncated": truncate }))
         .collect();
-    commit.info.insert(
-        "reset".to_owned(),
-        json!({ "stream": landing.stream, "topic": landing.topic, "partitions": told }),
-    );
+    commit
+        .info
+        .insert("reset".to_owned(), json!({ "stream": landing.stream, "topic": landing.topic, "partitions": told }));
     commit.metrics = json!({ "numDeletedRows": removed });
     hit("reset.before_commit").await;
     let version = table.commit(commit).await?.version;

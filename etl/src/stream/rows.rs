@@ -31,12 +31,7 @@ pub(super) struct Taken {
 }
 
 /// Prepares to take out the rows that `condition` is true of. Files are written, but no commit names them yet.
-pub(super) async fn without(
-    engine: &Engine,
-    table: &Table,
-    condition: &Expr,
-    now: DateTime<Utc>,
-) -> Result<Taken> {
+pub(super) async fn without(engine: &Engine, table: &Table, condition: &Expr, now: DateTime<Utc>) -> Result<Taken> {
     let wanted = Wanted {
         columns: vec!["_offset".to_owned()],
         filter: Some(condition.clone()),

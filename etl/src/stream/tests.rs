@@ -136,7 +136,7 @@ impl Sea {
         let landings = [self.landing.clone()];
         let work =
             Replaying { around: &self.around, engine: &self.engine, landings: &landings, choice, dry_run, done: &done };
-        let mut all = super::replay(&work).await.unwrap();
+        let mut all = replay(&work).await.unwrap();
         assert!(all.len() <= 1, "{all:?}");
         all.pop().unwrap_or_default()
     }
@@ -176,7 +176,7 @@ impl Sea {
     async fn verify_as(&self, landing: &Landing) -> Verified {
         let (done, total) = (AtomicU64::new(0), AtomicU64::new(0));
         let work = Verifying { around: &self.around, engine: &self.engine, landing, done: &done, total: &total };
-        let found = super::verify(&work).await.unwrap();
+        let found = verify(&work).await.unwrap();
         assert_eq!(done.load(Ordering::Relaxed), total.load(Ordering::Relaxed));
         found
     }

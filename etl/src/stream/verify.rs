@@ -15,9 +15,9 @@ use datafusion::logical_expr::Expr;
 use datafusion::prelude::{ident, lit};
 use serde::Serialize;
 
-use super::patient;
 use super::digest::{Seen, at_offset, differing, digests, seen};
 use super::error::StreamError;
+use super::patient;
 use super::ranges::{Break, Lane, Told, told};
 use super::rows::range;
 use super::scan::{Wanted, scan};
@@ -345,7 +345,8 @@ impl Run<'_> {
         loop {
             let end = match source.poll(budget).await? {
                 Polled::Records(more) => {
-                    bytes += more.iter().map(|record| record.value.as_ref().map_or(0, bytes::Bytes::len)).sum::<usize>();
+                    bytes +=
+                        more.iter().map(|record| record.value.as_ref().map_or(0, bytes::Bytes::len)).sum::<usize>();
                     records.extend(more);
                     false
                 }
@@ -388,8 +389,7 @@ impl Run<'_> {
         }
         said.refused.extend(decoded.dead.into_iter().map(|letter| (letter.offset_or_line, letter.reason)));
         let silent = records.iter().map(|record| record.offset);
-        said.nothing =
-            silent.filter(|at| !said.by_offset.contains_key(at) && !said.refused.contains_key(at)).collect();
+        said.nothing = silent.filter(|at| !said.by_offset.contains_key(at) && !said.refused.contains_key(at)).collect();
         Ok((said, columns))
     }
 
@@ -409,7 +409,8 @@ impl Run<'_> {
             .and(ident("offset_or_line").lt(lit(to)))
             .and(ident("reason").not_eq(lit("gap")));
         let columns = columns.map(str::to_owned).collect();
-        let mut rows = scan(self.work.engine, table, Wanted { columns, filter: Some(filter), ..Wanted::default() }).await?;
+        let mut rows =
+            scan(self.work.engine, table, Wanted { columns, filter: Some(filter), ..Wanted::default() }).await?;
         while let Some(batch) = rows.next().await? {
             let null = |name: &str, row: usize| batch.column_by_name(name).is_none_or(|column| column.is_null(row));
             for (row, offset) in batch.column(0).as_primitive::<Int64Type>().values().iter().enumerate() {

@@ -49,7 +49,7 @@ fn envelope(rows: &Fields) -> Vec<FieldRef> {
 
 /// The columns of rows, from those of their envelopes.
 fn rows_of(envelope: &Schema) -> Fields {
-    match envelope.field_with_name("after").map(|field| field.data_type()) {
+    match envelope.field_with_name("after").map(Field::data_type) {
         Ok(DataType::Struct(rows)) => rows.clone(),
         _ => Fields::empty(),
     }

@@ -137,8 +137,11 @@ async fn letters_kept_by_an_earlier_version_are_replayed_too() {
     assert_eq!(table.schema().unwrap().fields().len(), 9);
     table.refresh().await.unwrap();
     assert_eq!(table.schema().unwrap().fields().len(), schema.fields().len());
-    sea.rewrite_letters("select source, topic_or_file, partition, offset_or_line, schema_id, reason, detail, raw, seen_at \
-                         from bronze.dead_letters").await;
+    sea.rewrite_letters(
+        "select source, topic_or_file, partition, offset_or_line, schema_id, reason, detail, raw, seen_at \
+                         from bronze.dead_letters",
+    )
+    .await;
     sea.mend().await;
 
     let done = sea.replay().await;

@@ -3,7 +3,7 @@ use crate::table::TableError;
 
 async fn reset_to(sea: &Sea, only: Option<i32>, to: To, truncate: bool) -> (Vec<Move>, Reset) {
     let moves = plan_reset(&sea.around, &sea.landing, only, to).await.unwrap();
-    let done = super::super::reset(&sea.around, &sea.engine, &sea.landing, &moves, truncate).await.unwrap();
+    let done = reset(&sea.around, &sea.engine, &sea.landing, &moves, truncate).await.unwrap();
     (moves, done)
 }
 
@@ -47,7 +47,10 @@ async fn a_new_stream_may_begin_at_the_end_or_at_a_time() {
     let at = DateTime::from_timestamp_millis(1_600_000_000_030).unwrap();
 
     let (moves, _) = reset_to(&sea, None, To::At(at), false).await;
-    assert_eq!(moves.iter().map(|one| (one.from, one.to, one.skipped)).collect::<Vec<_>>(), [(None, 15, 15), (None, 15, 15)]);
+    assert_eq!(
+        moves.iter().map(|one| (one.from, one.to, one.skipped)).collect::<Vec<_>>(),
+        [(None, 15, 15), (None, 15, 15)]
+    );
     reset_to(&sea, Some(0), To::Latest, false).await;
     sea.land().await;
 

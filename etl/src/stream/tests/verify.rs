@@ -10,7 +10,8 @@ async fn lived() -> Sea {
     sea.replay().await;
     sea.produce(100, 200).await;
     sea.land().await;
-    let unreadable = NewRecord { partition: Some(0), value: Some(Bytes::from_static(b"no frame")), ..NewRecord::default() };
+    let unreadable =
+        NewRecord { partition: Some(0), value: Some(Bytes::from_static(b"no frame")), ..NewRecord::default() };
     let tombstone = NewRecord { partition: Some(1), key: Some(Bytes::from_static(b"k")), ..NewRecord::default() };
     sea.around.broker.produce("t", vec![unreadable, tombstone]).await.unwrap();
     sea.land().await;

@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 use crate::format::avro::oracle::{Cell, Random, expected, rows};
 use crate::format::avro::{arrow_schema, encode_json, frame};
 use crate::record::Record;
-use crate::schema_registry::{Registered, Registry, RegistryError};
+use crate::schema_registry::{Level, Registered, Registry, RegistryError};
 use crate::table::{TableName, project};
 use crate::testkit::body_contract;
 
@@ -26,10 +26,12 @@ fn framed(id: i32, body: &[u8]) -> Vec<u8> {
     bytes
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "called with json!(…)")]
 fn record(fields: Value) -> Value {
     json!({"type": "record", "name": "Event", "fields": fields})
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "called with json!(…)")]
 fn device(fields: Value) -> Value {
     json!({"name": "devices", "type": {"type": "array", "items": {"type": "record", "name": "Device", "fields": fields}}})
 }
@@ -153,6 +155,14 @@ impl Registry for Switched {
     async fn check(&self, subject: &str, schema: &str) -> Result<()> {
         self.registry.check(subject, schema).await
     }
+
+    async fn level(&self, subject: Option<&str>) -> Result<Option<Level>> {
+        self.registry.level(subject).await
+    }
+
+    async fn set_level(&self, subject: Option<&str>, level: Level) -> Result<()> {
+        self.registry.set_level(subject, level).await
+    }
 }
 
 #[tokio::test]
@@ -219,11 +229,10 @@ fn version(full: &Value, random: &mut Random) -> Value {
             schema[inside] = version(&inner, random);
         }
     }
-    match schema.as_array_mut() {
-        Some(branches) if branches.len() == 2 => {
-            branches.iter_mut().for_each(|branch| *branch = version(&branch.clone(), random))
+    if let Some(branches) = schema.as_array_mut().filter(|branches| branches.len() == 2) {
+        for branch in branches {
+            *branch = version(&branch.clone(), random);
         }
-        _ => {}
     }
     schema
 }
@@ -237,7 +246,9 @@ fn wide(full: &Value) -> Value {
         }
     }
     if let Some(branches) = schema.as_array_mut() {
-        branches.iter_mut().for_each(|branch| *branch = wide(&branch.clone()));
+        for branch in branches {
+            *branch = wide(&branch.clone());
+        }
     }
     for field in schema.get_mut("fields").and_then(Value::as_array_mut).into_iter().flatten() {
         let inner = wide(&field["type"].clone());

@@ -36,6 +36,7 @@ fn schema(fields: &[Value]) -> Value {
     ]})
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "called with json!(…)")]
 fn field(name: &str, kind: &str, logical: &str, parameters: Value) -> Value {
     json!({"type": kind, "optional": true, "field": name, "name": logical, "version": 1, "parameters": parameters})
 }
