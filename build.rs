@@ -36,6 +36,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     for file in &files {
         writeln!(code, "    ({:?}, include_bytes!({:?})),", slashes(file), slashes(&root.join(file)))?;
     }
+    code.push_str("];\n\n/// The other pipelines: name, and paths with `/` and contents.\npub(crate) const PIPELINES: &[(&str, &[(&str, &[u8])])] = &[\n");
+    let folder = root.join("pipelines");
+    println!("cargo::rerun-if-changed=pipelines");
+    let mut names: Vec<_> = fs::read_dir(&folder)?
+        .map(|entry| entry.map(|entry| entry.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_, _>>()?;
+    names.sort();
+    for name in names {
+        let (mut files, inside) = (Vec::new(), folder.join(&name));
+        collect(&inside, Path::new(""), &mut files)?;
+        writeln!(code, "    ({name:?}, &[")?;
+        for file in &files {
+            writeln!(code, "        ({:?}, include_bytes!({:?})),", slashes(file), slashes(&inside.join(file)))?;
+        }
+        code.push_str("    ]),\n");
+    }
     code.push_str("];\n\n/// The pages about error codes: code and Markdown, by code.\npub(crate) const ERRORS: &[(&str, &str)] = &[\n");
     let mut pages = Vec::new();
     collect(&root, Path::new("docs/errors"), &mut pages)?;
@@ -53,7 +69,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 /// Adds a file, or all files under a folder in name order. What is not there is left out.
 fn collect(root: &Path, path: &Path, files: &mut Vec<PathBuf>) -> Result<(), Box<dyn Error>> {
     let Ok(found) = fs::metadata(root.join(path)) else { return Ok(()) };
-    println!("cargo::rerun-if-changed={}", path.display());
+    println!("cargo::rerun-if-changed={}", root.join(path).display());
     if found.is_file() {
         if found.len() <= MAX_FILE {
             files.push(path.to_path_buf());

@@ -54,6 +54,9 @@ pub(crate) enum Command {
     Init {
         /// The folder; it is created, and nothing in it is overwritten
         dir: PathBuf,
+        /// Which project: `consumer_segmentation` (the demo's), `customer_events` or `ecommerce_logs`
+        #[arg(long, value_name = "NAME", default_value = "consumer_segmentation")]
+        pipeline: String,
     },
     /// Run the project: schedules, file arrivals, the status page, /healthz and /metrics
     #[command(after_help = "Example: tidemill up --listen 127.0.0.1:9000")]

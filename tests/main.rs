@@ -19,8 +19,11 @@ mod k_the_services;
 mod l_other_programs_schemas;
 mod m_files;
 mod n_shared_streams;
-mod o_streams_by_hand;
+mod o_nested_events;
+mod p_rules_and_clean_events;
 mod project;
+mod q_other_readers;
+mod r_streams_by_hand;
 mod torture;
 
 use std::path::Path;

@@ -24,8 +24,13 @@ pub(crate) struct Ran {
 impl Project {
     /// What `tidemill init` writes.
     pub(crate) fn new() -> Self {
+        Self::of("consumer_segmentation")
+    }
+
+    /// What `tidemill init --pipeline` writes.
+    pub(crate) fn of(pipeline: &str) -> Self {
         let project = Self { folder: tempfile::tempdir().unwrap() };
-        let made = tidemill(project.folder.path()).args(["init", "shop"]).output().unwrap();
+        let made = tidemill(project.folder.path()).args(["init", "shop", "--pipeline", pipeline]).output().unwrap();
         assert_eq!(made.status.code(), Some(0), "{}", texts(&made).1);
         project
     }

@@ -1,4 +1,4 @@
-//! `tidemill init DIR`: writes the sample project for a person to change.
+//! `tidemill init DIR`: writes the sample project, or that of another pipeline, for a person to change.
 use std::fs;
 use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Context, program};
-use crate::embedded::PROJECT;
+use crate::embedded::{PIPELINES, PROJECT};
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::FILE;
 
@@ -19,7 +19,27 @@ pub(crate) struct Written {
     pub(crate) kept: Vec<String>,
 }
 
-pub(super) fn run(context: &Context, dir: &Path) -> Result<Exit> {
+/// Files of a project: paths with `/` and contents.
+type Files = &'static [(&'static str, &'static [u8])];
+
+/// The sample project's own pipeline, beside those of `pipelines/`.
+const SAMPLE: &str = "consumer_segmentation";
+
+/// The files of the pipeline of that name.
+fn files_of(name: &str) -> Result<Files> {
+    if name == SAMPLE {
+        return Ok(PROJECT);
+    }
+    let names: Vec<&str> = PIPELINES.iter().map(|(name, _)| *name).chain([SAMPLE]).collect();
+    PIPELINES.iter().find(|(known, _)| *known == name).map(|(_, files)| *files).ok_or_else(|| {
+        Failure::new("D0118", format!("there is no pipeline `{name}`"))
+            .fix(format!("choose one of: {}", names.join(", ")))
+            .exit(Exit::Usage)
+    })
+}
+
+pub(super) fn run(context: &Context, dir: &Path, pipeline: &str) -> Result<Exit> {
+    let files = files_of(pipeline)?;
     // Collected anew, so that `init .` is shown without the dot.
     let dir: PathBuf = crate::project::start(&context.global)?.join(dir).components().collect();
     if dir.join(FILE).exists() {
@@ -27,7 +47,7 @@ pub(super) fn run(context: &Context, dir: &Path) -> Result<Exit> {
             .why(format!("it has a `{FILE}`"))
             .fix("choose another folder, or work in this one: nothing is ever overwritten"));
     }
-    let written = write_project(&dir)?;
+    let written = write_files(&dir, files)?;
     if context.report.json() {
         context.report.one(&written)?;
     }
@@ -38,8 +58,12 @@ pub(super) fn run(context: &Context, dir: &Path) -> Result<Exit> {
     let (shown, program) = (dir.display(), program());
     context.report.note(format_args!("next: {program} -C {shown} up"));
     context.report.note("and while it runs, to give it something to do, one after the other:");
-    context.report.note(format_args!("  cp {shown}/data/Movies.txt {shown}/data/inbox/"));
-    context.report.note(format_args!("  {program} -C {shown} dags trigger user_events"));
+    if pipeline == SAMPLE {
+        context.report.note(format_args!("  cp {shown}/data/Movies.txt {shown}/data/inbox/"));
+        context.report.note(format_args!("  {program} -C {shown} dags trigger user_events"));
+    } else {
+        context.report.note(format_args!("  {program} -C {shown} dags list, and what {shown}/README.md says"));
+    }
     Ok(Exit::Done)
 }
 
@@ -48,12 +72,16 @@ pub(super) fn run(context: &Context, dir: &Path) -> Result<Exit> {
 /// # Errors
 /// X0002 if something cannot be written.
 pub(crate) fn write_project(dir: &Path) -> Result<Written> {
+    write_files(dir, PROJECT)
+}
+
+fn write_files(dir: &Path, files: Files) -> Result<Written> {
     let mut result = Written::default();
     fs::create_dir_all(dir).map_err(|error| Failure::io(&error, "create", dir))?;
     // Empty, so no file of the project brings it: where new files are watched for.
     let inbox = dir.join("data/inbox");
     fs::create_dir_all(&inbox).map_err(|error| Failure::io(&error, "create", &inbox))?;
-    let (settings, others): (Vec<_>, Vec<_>) = PROJECT.iter().partition(|(name, _)| *name == FILE);
+    let (settings, others): (Vec<_>, Vec<_>) = files.iter().partition(|(name, _)| *name == FILE);
     for (name, content) in others.into_iter().chain(settings) {
         let path = dir.join(name);
         if let Some(folder) = path.parent() {

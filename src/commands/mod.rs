@@ -58,7 +58,7 @@ fn program() -> String {
 /// Runs one command.
 pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit> {
     match command {
-        Command::Init { dir } => init::run(context, &dir),
+        Command::Init { dir, pipeline } => init::run(context, &dir, &pipeline),
         Command::Explain { code } => explain::run(context, code.as_deref()),
         Command::Settings { prefix } => settings::run(context, prefix.as_deref()),
         Command::Health => health::run(context).await,

@@ -2,22 +2,29 @@
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
-use tidemill_etl::publish::{Publish, publish};
+use tidemill_etl::publish::{Publish, Values, publish};
 use tidemill_orchestrator::{KindSpec, Outcome, Shape, TaskContext, TaskError};
 
-use super::{Failed, Kind, Work, count, key, read, required, table};
+use super::{Failed, Kind, Work, count, key, read, required, table, with_default};
 use crate::lakehouse::Lakehouse;
 use crate::metrics::Metrics;
 
 pub(super) const KIND: Kind = Kind {
     spec: KindSpec {
         name: "publish",
-        about: "rows that are new or changed in a table, as Avro records of a topic, each once",
+        about: "rows that are new or changed in a table, as records of a topic, each once",
         keys: &[
             required("table", Shape::Text, "the table, as schema.table"),
             required("topic", Shape::Text, "the topic; created if it is not there"),
             required("key", Shape::Text, "the column of `sql` that gives the record's key"),
             required("sql", Shape::Text, "a SELECT over `changes` that gives the fields of the topic's schema"),
+            with_default(
+                "format",
+                Shape::Text,
+                "how values are written: avro, or json: one object without columns that begin with _",
+                "avro",
+            ),
+            key("order", Shape::ListOfText, "columns of `sql` that give the order of the records; without it, the key"),
             key("name", Shape::Text, "the stable name of this publisher; without it, DAG.TASK"),
         ],
     },
@@ -30,7 +37,19 @@ struct Settings {
     topic: String,
     key: String,
     sql: String,
+    #[serde(default)]
+    format: Format,
+    #[serde(default)]
+    order: Vec<String>,
     name: Option<String>,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum Format {
+    #[default]
+    Avro,
+    Json,
 }
 
 fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
@@ -44,9 +63,13 @@ impl Work for Settings {
             name: self.name.clone().unwrap_or_else(|| format!("{}.{}", context.dag, context.task)),
             table: table(&self.table)?,
             topic: self.topic.clone(),
-            subject: house.subject(&self.topic),
+            values: match self.format {
+                Format::Avro => Values::Avro { subject: house.subject(&self.topic) },
+                Format::Json => Values::Json,
+            },
             sql: self.sql.clone(),
             key: self.key.clone(),
+            order: self.order.clone(),
         };
         let broker = house.broker().await?;
         let registry = house.registry().await?;

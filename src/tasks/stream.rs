@@ -12,10 +12,10 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tidemill_etl::pipeline::body::{OnIncompatible, OnUnknown};
-use tidemill_etl::pipeline::{Around, Clock, Landed, Landing, Limits, Progress, land};
+use tidemill_etl::pipeline::{Around, Clock, Landed, Landing, Limits, Progress, Reading, Rule, land};
 use tidemill_etl::table::{TableName, parse_type};
 use tidemill_orchestrator::dag::parse_duration;
-use tidemill_orchestrator::{KindSpec, Outcome, Shape, TaskContext, TaskError};
+use tidemill_orchestrator::{KindSpec, Outcome, Retry, Shape, TaskContext, TaskError};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +38,35 @@ pub(super) const KIND: Kind = Kind {
             ),
             required("topics", Shape::ListOfText, "the topics; one that is not there is created"),
             with_default("schema", Shape::Text, "the schema of the tables", "bronze"),
+            key(
+                "table",
+                Shape::Text,
+                "the table, as schema.table, where it is not named after its topic; one topic only",
+            ),
             key("event_time", Shape::Text, "the field that gives `event_at`, as text or as a timestamp"),
+            with_default(
+                "event_time_format",
+                Shape::Text,
+                "how texts are read as event times: iso, or lenient: also 2000-1-14T8:10:41",
+                "iso",
+            ),
+            key(
+                "rules",
+                Shape::Any,
+                "a list of { name, expr }: SQL that is true for good rows; the first that is not makes a dead letter of that reason",
+            ),
+            key(
+                "select",
+                Shape::Table,
+                "the table's columns as SQL over the record's, asked after the rules; without it, the record's as they are",
+            ),
+            key(
+                "unique_key",
+                Shape::ListOfText,
+                "columns no two rows share the values of: the first wins, others are dead letters",
+            ),
+            key("max_rows", Shape::Integer, "rows that close a micro-batch; without it, the setting streams.max_rows"),
+            key("linger", Shape::Duration, "how long a micro-batch waits for more; without it, streams.linger_ms"),
             with_default("partitions", Shape::Integer, "partitions of a topic that has to be created", "1"),
             with_default("run_for", Shape::Duration, "how long a run lands records after the first came", "10s"),
             with_default(
@@ -83,7 +111,18 @@ struct Settings {
     topics: Vec<String>,
     #[serde(default = "bronze")]
     schema: String,
+    table: Option<String>,
     event_time: Option<String>,
+    #[serde(default)]
+    event_time_format: TimeFormat,
+    #[serde(default)]
+    rules: Vec<AuthoredRule>,
+    #[serde(default)]
+    select: serde_json::Map<String, Value>,
+    #[serde(default)]
+    unique_key: Vec<String>,
+    max_rows: Option<usize>,
+    linger: Option<String>,
     #[serde(default = "one")]
     partitions: i32,
     #[serde(default = "ten_seconds")]
@@ -100,6 +139,21 @@ struct Settings {
     on_gap: OnGap,
     #[serde(default)]
     shared: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AuthoredRule {
+    name: String,
+    expr: String,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+enum TimeFormat {
+    #[default]
+    Iso,
+    Lenient,
 }
 
 #[derive(Deserialize, Default, Clone, Copy, PartialEq, Eq)]
@@ -144,7 +198,36 @@ fn ten_seconds() -> String {
 }
 
 fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
-    Ok(Box::new(read::<Settings>(settings)?))
+    let settings = read::<Settings>(settings)?;
+    let wrong = |what: String, fix: &str| TaskError::new("D0116", what, Retry::Never).fix(fix);
+    if settings.table.is_some() && settings.topics.len() != 1 {
+        return Err(wrong(
+            "`table` names one table for several topics".to_owned(),
+            "give each topic a task of its own",
+        ));
+    }
+    if settings.shared && !settings.unique_key.is_empty() {
+        return Err(wrong(
+            "`unique_key` with `shared`: no process knows what the others are writing".to_owned(),
+            "let one process work the stream, or leave `unique_key` out",
+        ));
+    }
+    if settings.max_rows == Some(0) {
+        return Err(wrong("`max_rows` is 0".to_owned(), "set it to at least 1"));
+    }
+    for (n, rule) in settings.rules.iter().enumerate() {
+        if rule.name.trim().is_empty() || settings.rules.iter().take(n).any(|earlier| earlier.name == rule.name) {
+            let what = format!("rule {} has no name of its own: `{}`", n + 1, rule.name);
+            return Err(wrong(what, "name each rule for what is wrong with the rows that break it"));
+        }
+    }
+    if let Some((name, _)) = settings.select.iter().find(|(_, sql)| !sql.is_string()) {
+        return Err(wrong(
+            format!("`select.{name}` is no text"),
+            "write it as SQL: `amount = \"CAST(amount AS BIGINT)\"`",
+        ));
+    }
+    Ok(Box::new(settings))
 }
 
 /// The landings of a task with these settings, as it runs them with `--drain`.
@@ -169,12 +252,30 @@ impl Settings {
         Ok(Some(Schema::new(fields)))
     }
 
-    fn landing(&self, house: &Lakehouse, topic: &str, columns: Option<&Schema>, drain: bool) -> Landing {
+    fn table(&self, topic: &str) -> Result<TableName, Failed> {
+        match &self.table {
+            Some(name) => super::table(name),
+            None => Ok(TableName::new(&self.schema, topic)),
+        }
+    }
+
+    fn landing(
+        &self,
+        house: &Lakehouse,
+        topic: &str,
+        columns: Option<&Schema>,
+        drain: bool,
+    ) -> Result<Landing, Failed> {
         let streams = &house.project.settings.streams;
-        Landing {
+        let linger = match &self.linger {
+            None => streams.linger,
+            Some(text) => parse_duration(text)
+                .map_err(|why| TaskError::new("D0020", "`linger` is not a duration", Retry::Never).why(why))?,
+        };
+        Ok(Landing {
             stream: self.stream.clone(),
             topic: topic.to_owned(),
-            table: TableName::new(&self.schema, topic),
+            table: self.table(topic)?,
             format: self.format.clone(),
             subject: house.subject(topic),
             on_incompatible: match self.on_incompatible {
@@ -188,25 +289,35 @@ impl Settings {
                 Unknown::DeadLetter => OnUnknown::DeadLetter,
             },
             event_time: self.event_time.clone(),
+            reading: match self.event_time_format {
+                TimeFormat::Iso => Reading::Iso,
+                TimeFormat::Lenient => Reading::Lenient,
+            },
+            rules: self.rules.iter().map(|rule| Rule { name: rule.name.clone(), expr: rule.expr.clone() }).collect(),
+            select: self
+                .select
+                .iter()
+                .filter_map(|(name, sql)| Some((name.clone(), sql.as_str()?.to_owned())))
+                .collect(),
+            unique_key: self.unique_key.clone(),
             zone: streams.timestamps_without_zone,
             limits: Limits {
-                rows: streams.max_rows,
+                rows: self.max_rows.unwrap_or(streams.max_rows),
                 bytes: usize::try_from(streams.max_bytes.0).unwrap_or(usize::MAX),
-                linger: streams.linger,
+                linger,
             },
             drain,
             record_gaps: self.on_gap == OnGap::Record,
             shared: self.shared,
-        }
+        })
     }
 }
 
 #[async_trait]
 impl Work for Settings {
     async fn run(&self, house: &Lakehouse, metrics: &Metrics, context: &TaskContext) -> Result<Outcome, Failed> {
-        let run_for = parse_duration(&self.run_for).map_err(|why| {
-            TaskError::new("D0020", "`run_for` is not a duration", tidemill_orchestrator::Retry::Never).why(why)
-        })?;
+        let run_for = parse_duration(&self.run_for)
+            .map_err(|why| TaskError::new("D0020", "`run_for` is not a duration", Retry::Never).why(why))?;
         let columns = self.columns()?;
         let around = around(house).await?;
         if still_paused(&around.lake, &self.stream, context).await? {
@@ -217,7 +328,7 @@ impl Work for Settings {
         let mut landings: JoinSet<(String, tidemill_etl::Result<Landed>)> = JoinSet::new();
         for Observed { topic, progress, .. } in &observed {
             around.broker.create(topic, self.partitions).await?;
-            let landing = self.landing(house, topic, columns.as_ref(), context.drain);
+            let landing = self.landing(house, topic, columns.as_ref(), context.drain)?;
             let (around, progress, stop) = (around.clone(), Arc::clone(progress), stop.clone());
             landings.spawn(async move {
                 let landed = land(&around, &landing, &progress, &stop).await;
@@ -260,7 +371,7 @@ impl Work for Settings {
                 Ok((topic, Ok(landed))) => {
                     rows += landed.rows;
                     dead += landed.dead;
-                    metrics.rows(&format!("{}.{topic}", self.schema), landed.rows);
+                    metrics.rows(&self.table(&topic)?.to_string(), landed.rows);
                     if landed.commits > 0 {
                         context.log.line(format!(
                             "{topic}: {} rows, {} dead letters in {} commits",
@@ -275,7 +386,7 @@ impl Work for Settings {
                     failed.get_or_insert(Failed::from(error));
                 }
                 Err(panic) => {
-                    let bug = TaskError::new("X0001", "landing ended by itself", tidemill_orchestrator::Retry::Later);
+                    let bug = TaskError::new("X0001", "landing ended by itself", Retry::Later);
                     failed.get_or_insert(bug.why(panic.to_string()).into());
                 }
             }

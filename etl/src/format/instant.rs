@@ -13,6 +13,26 @@ pub(crate) fn parse_utc(text: &str, zone: Tz) -> Option<i64> {
     Some(zone.from_local_datetime(&local).earliest()?.timestamp_micros())
 }
 
+/// As [`parse_utc`], but also with a blank for the `T` before an offset, and where numbers are not padded:
+/// `2000-1-14T8:10:41`. A day that no calendar has is no instant.
+pub(crate) fn parse_lenient(text: &str, zone: Tz) -> Option<i64> {
+    parse_utc(text, zone).or_else(|| {
+        let formats = ["%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M:%S%.f%#z"];
+        formats.iter().find_map(|format| DateTime::parse_from_str(text, format).ok()).map(|at| at.timestamp_micros())
+    })
+}
+
+/// Whether a text begins with a date and a time of day in the places that ISO 8601 gives them.
+pub(crate) fn padded(text: &str) -> bool {
+    const SHAPE: &[u8] = b"0000-00-00T00:00:00";
+    text.len() >= SHAPE.len()
+        && text.bytes().zip(SHAPE).all(|(byte, shape)| match shape {
+            b'0' => byte.is_ascii_digit(),
+            b'T' => matches!(byte, b'T' | b't' | b' '),
+            other => byte == *other,
+        })
+}
+
 /// Microseconds since 1970 of a wall-clock time; a text with a zone is refused, as dropping it would change the time.
 pub(crate) fn parse_wall(text: &str) -> Option<i64> {
     parse_local(text).map(|local| local.and_utc().timestamp_micros())

@@ -100,7 +100,7 @@ mod tests {
     fn a_quarter_is_wrong_in_exactly_one_way_each() {
         let mut faults: BTreeMap<String, u32> = BTreeMap::new();
         let mut ids = BTreeSet::new();
-        for made in open(&wanted(3, 20_000)).unwrap() {
+        for made in open(&wanted(3, 8_000)).unwrap() {
             let body = &made.body;
             let amount = body["amount"].as_f64().unwrap();
             let wrong = [
@@ -125,16 +125,16 @@ mod tests {
             assert!(ids.insert(body["event_id"].as_str().unwrap().to_owned()), "an id came twice");
             *faults.entry(found.first().map_or("none", |name| name).to_owned()).or_default() += 1;
         }
-        // A quarter of 20,000 is 5,000; four standard deviations are 245, of each kind of fault 138.
+        // A quarter of 8,000 is 2,000; four standard deviations are 155, of each kind of fault 87.
         let valid = faults.remove("none").unwrap();
-        assert!(valid.abs_diff(15_000) < 245, "{valid} valid");
+        assert!(valid.abs_diff(6_000) < 155, "{valid} valid");
         assert_eq!(faults.len(), 4);
-        assert!(faults.values().all(|count| count.abs_diff(1_250) < 138), "{faults:?}");
+        assert!(faults.values().all(|count| count.abs_diff(500) < 87), "{faults:?}");
     }
 
     #[test]
     fn customers_are_those_of_the_seed() {
-        let customers: BTreeSet<String> = open(&wanted(5, 20_000)).unwrap().filter_map(|made| made.key).collect();
+        let customers: BTreeSet<String> = open(&wanted(5, 8_000)).unwrap().filter_map(|made| made.key).collect();
 
         assert_eq!(customers.len(), 401);
         assert_eq!(customers.first().map(String::as_str), Some("CUSTOMER_2705"));

@@ -10,8 +10,10 @@ use arrow::error::ArrowError;
 use chrono_tz::Tz;
 
 use super::body::{Blocked, Body, Taken};
+use super::columns::Projection;
 use super::dead_letter::DeadLetter;
 use super::error::LandingError;
+use super::rules::{Rule, Rules};
 use crate::error::Result;
 use crate::format::instant;
 use crate::record::Record;
@@ -32,6 +34,16 @@ pub struct Decoded {
     pub nothing: u64,
 }
 
+/// How strictly texts are read as event times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Reading {
+    /// As ISO 8601 writes them: `2000-01-14T08:10:41`.
+    #[default]
+    Iso,
+    /// Also where they are not padded: `2000-1-14T8:10:41`. A day that no calendar has is no time either way.
+    Lenient,
+}
+
 /// Whether landing adds this column to a table, for which an event time is named or not; all others are the record's own.
 pub(crate) fn ours(column: &str, event_time: bool) -> bool {
     event_time && column == EVENT_AT || META_COLUMNS.contains(&column)
@@ -42,12 +54,39 @@ pub struct Decoder {
     stream: String,
     topic: String,
     body: Box<dyn Body>,
+    /// All columns that rules and `select` see.
+    source: SchemaRef,
     /// All columns of the table.
     table: SchemaRef,
     /// The body's columns that these were made of.
     own: SchemaRef,
     event_time: Option<String>,
+    reading: Reading,
     zone: Tz,
+    rules: Option<Rules>,
+    select: Option<Projection>,
+}
+
+/// The rows of a micro-batch that are still good.
+struct Left {
+    rows: RecordBatch,
+    /// Which of the records taken each row is of; `None`: all are left.
+    places: Option<Vec<usize>>,
+}
+
+impl Left {
+    fn place(&self, row: usize) -> usize {
+        self.places.as_ref().map_or(row, |places| places.get(row).copied().unwrap_or(usize::MAX))
+    }
+
+    fn keep(&mut self, good: &BooleanArray) -> std::result::Result<(), ArrowError> {
+        if good.true_count() == good.len() {
+            return Ok(());
+        }
+        self.places = Some((0..good.len()).filter(|row| good.value(*row)).map(|row| self.place(row)).collect());
+        self.rows = filter_record_batch(&self.rows, good)?;
+        Ok(())
+    }
 }
 
 impl Decoder {
@@ -68,13 +107,65 @@ impl Decoder {
             stream: stream.to_owned(),
             topic: topic.to_owned(),
             own: Arc::clone(columns),
+            source: Arc::new(Schema::empty()),
             table: Arc::new(Schema::empty()),
             body,
             event_time: event_time.map(str::to_owned),
+            reading: Reading::Iso,
             zone,
+            rules: None,
+            select: None,
         };
-        decoder.table = decoder.columns();
+        decoder.compile()?;
         Ok(decoder)
+    }
+
+    /// Reads event times like this.
+    #[must_use]
+    pub fn reading(mut self, reading: Reading) -> Self {
+        self.reading = reading;
+        self
+    }
+
+    /// Makes a dead letter of each record that breaks one of `rules`: the first one is the reason.
+    ///
+    /// # Errors
+    /// [`LandingError::Rule`] if a rule cannot be asked of the columns known now.
+    pub fn rules(mut self, rules: Vec<Rule>) -> Result<Self> {
+        self.rules = (!rules.is_empty()).then(|| Rules::new(rules));
+        self.compile()?;
+        Ok(self)
+    }
+
+    /// Gives the table the columns `select`, name and SQL over the record's columns, instead of the record's own;
+    /// `there` are those that it has already.
+    ///
+    /// # Errors
+    /// [`LandingError::Column`] if one cannot be made of the columns known now.
+    pub fn select(mut self, select: Vec<(String, String)>, there: Option<Schema>) -> Result<Self> {
+        self.select = (!select.is_empty()).then(|| Projection::new(select, there));
+        self.compile()?;
+        Ok(self)
+    }
+
+    /// Brings columns, rules and `select` up to the body's columns.
+    fn compile(&mut self) -> Result<()> {
+        self.source = self.columns();
+        let open = self.body.open_ended();
+        let timed = self.event_time.is_some();
+        if let Some(rules) = &mut self.rules {
+            rules.compile(&self.topic, &self.source, open)?;
+        }
+        self.table = match &mut self.select {
+            None => Arc::clone(&self.source),
+            Some(select) => {
+                select.compile(&self.topic, &self.source, open)?;
+                let added = self.source.fields().iter().filter(|field| ours(field.name(), timed));
+                let own = select.fields().filter(|field| !ours(field.name(), timed));
+                Arc::new(Schema::new(own.chain(added).cloned().collect::<Vec<_>>()))
+            }
+        };
+        Ok(())
     }
 
     fn columns(&self) -> SchemaRef {
@@ -112,7 +203,7 @@ impl Decoder {
         let prepared = self.body.prepare(records).await;
         if !Arc::ptr_eq(&self.own, self.body.columns()) {
             self.own = Arc::clone(self.body.columns());
-            self.table = self.columns();
+            self.compile().map_err(|error| Blocked { index: 0, error })?;
         }
         prepared
     }
@@ -163,25 +254,25 @@ impl Decoder {
             .zip(batch.columns())
             .filter(|(field, _)| !ours(field.name(), self.event_time.is_some()));
         let mut columns: Vec<ArrayRef> = own.map(|(_, column)| Arc::clone(column)).collect();
-        let mut good: Option<BooleanArray> = None;
+        let mut timely: Option<BooleanArray> = None;
         if let Some(field) = &self.event_time {
-            let missing = || LandingError::NoEventTime { topic: self.topic.clone(), field: field.clone() };
-            let source = batch.column_by_name(field).ok_or_else(|| ArrowError::ExternalError(Box::new(missing())))?;
-            let at = self.event_at(source)?;
+            let source = batch.column_by_name(field);
+            let at = match source {
+                Some(source) => self.event_at(source)?,
+                // Fields are still being found out, and no record so far had this one.
+                None => TimestampMicrosecondArray::new_null(batch.num_rows()).with_timezone("UTC"),
+            };
             if at.null_count() > 0 {
                 for row in (0..at.len()).filter(|row| at.is_null(*row)) {
-                    if let Some((index, record)) = taken.get(row).and_then(|i| records.get(*i).map(|r| (*i, r))) {
-                        let detail = match source.as_string_opt::<i32>() {
-                            Some(text) if text.is_valid(row) => {
-                                format!("field `{field}`: `{}` is not a date and time", text.value(row))
-                            }
-                            _ => format!("field `{field}` is NULL"),
-                        };
-                        let id = ids.get(row).copied().flatten();
-                        dead.push((index, self.letter(record, id, "event_time", detail)));
-                    }
+                    let detail = match source.and_then(|source| source.as_string_opt::<i32>()) {
+                        Some(text) if text.is_valid(row) => {
+                            format!("field `{field}`: `{}` is not a date and time", text.value(row))
+                        }
+                        _ => format!("field `{field}` is NULL"),
+                    };
+                    dead.extend(self.letter_at(row, taken, ids, records, "event_time", detail));
                 }
-                good = Some((0..at.len()).map(|row| Some(at.is_valid(row))).collect());
+                timely = Some(arrow::compute::is_not_null(&at)?);
             }
             columns.push(Arc::new(at));
         }
@@ -194,14 +285,56 @@ impl Decoder {
         let keys = of().map(|r| r.key.as_ref().map(|key| String::from_utf8_lossy(key)));
         columns.push(Arc::new(keys.collect::<StringArray>()));
         columns.push(Arc::new(ids.iter().copied().collect::<Int32Array>()));
-        let rows = RecordBatch::try_new(Arc::clone(&self.table), columns)?;
-        Ok((
-            match good {
-                Some(good) => filter_record_batch(&rows, &good)?,
-                None => rows,
-            },
-            dead,
-        ))
+        let mut left = Left { rows: RecordBatch::try_new(Arc::clone(&self.source), columns)?, places: None };
+        if let Some(timely) = timely {
+            left.keep(&timely)?;
+        }
+        if let Some(rules) = &self.rules {
+            let (good, broken) = rules.ask(&left.rows)?;
+            for broken in broken {
+                let place = left.place(broken.row);
+                dead.extend(self.letter_at(place, taken, ids, records, &broken.rule, broken.detail));
+            }
+            left.keep(&good)?;
+        }
+        if let Some(select) = &self.select {
+            let (own, unmade) = select.make(&left.rows)?;
+            let own = select
+                .fields()
+                .zip(own)
+                .filter(|(field, _)| !ours(field.name(), self.event_time.is_some()))
+                .map(|(_, column)| column);
+            let source = left.rows.schema();
+            let added = source
+                .fields()
+                .iter()
+                .zip(left.rows.columns())
+                .filter(|(field, _)| ours(field.name(), self.event_time.is_some()));
+            let all: Vec<ArrayRef> = own.chain(added.map(|(_, column)| Arc::clone(column))).collect();
+            left.rows = RecordBatch::try_new(Arc::clone(&self.table), all)?;
+            let good: BooleanArray =
+                (0..left.rows.num_rows()).map(|row| Some(unmade.iter().all(|bad| bad.row != row))).collect();
+            for unmade in unmade {
+                dead.extend(self.letter_at(left.place(unmade.row), taken, ids, records, "select", unmade.detail));
+            }
+            left.keep(&good)?;
+        }
+        Ok((left.rows, dead))
+    }
+
+    /// A letter about the record that the row at `place` was made of, with its index.
+    fn letter_at(
+        &self,
+        place: usize,
+        taken: &[usize],
+        ids: &[Option<i32>],
+        records: &[Record],
+        reason: &str,
+        detail: String,
+    ) -> Option<(usize, DeadLetter)> {
+        let index = *taken.get(place)?;
+        let id = ids.get(place).copied().flatten();
+        Some((index, self.letter(records.get(index)?, id, reason, detail)))
     }
 
     /// Event times in UTC; NULL where there is none to be read.
@@ -209,7 +342,7 @@ impl Decoder {
         let times = match source.data_type() {
             DataType::Utf8 => {
                 let text = source.as_string::<i32>();
-                text.iter().map(|text| text.and_then(|text| event_time(text, self.zone))).collect()
+                text.iter().map(|text| text.and_then(|text| event_time(text, self.zone, self.reading))).collect()
             }
             // A number in a timestamp column is UTC already; one without a zone is taken as UTC too.
             DataType::Timestamp(_, _) | DataType::Date32 => {
@@ -249,12 +382,12 @@ impl Decoder {
 
 /// Microseconds since 1970, UTC: RFC 3339, or the same without an offset, which then is `zone`'s local time; also
 /// with a blank for the `T` and an offset behind.
-fn event_time(text: &str, zone: Tz) -> Option<i64> {
+fn event_time(text: &str, zone: Tz, reading: Reading) -> Option<i64> {
     let text = text.trim();
-    instant::parse_utc(text, zone).or_else(|| {
-        let spaced = chrono::DateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S%.f%#z");
-        spaced.ok().map(|at| at.timestamp_micros())
-    })
+    if reading == Reading::Iso && !instant::padded(text) {
+        return None;
+    }
+    instant::parse_lenient(text, zone)
 }
 
 #[cfg(test)]
@@ -265,8 +398,9 @@ mod tests {
 
     #[test]
     fn a_time_without_an_offset_is_local_to_the_setting() {
-        let at =
-            |text, zone| event_time(text, zone).and_then(DateTime::from_timestamp_micros).map(|at| at.to_rfc3339());
+        let at = |text, zone| {
+            event_time(text, zone, Reading::Iso).and_then(DateTime::from_timestamp_micros).map(|at| at.to_rfc3339())
+        };
         let utc = chrono_tz::UTC;
         assert_eq!(at("2025-02-17T14:52:13.596139", utc).as_deref(), Some("2025-02-17T14:52:13.596139+00:00"));
         assert_eq!(at("2025-02-17T14:52:13+04:00", utc).as_deref(), Some("2025-02-17T10:52:13+00:00"));
@@ -275,8 +409,24 @@ mod tests {
 
     #[test]
     fn an_impossible_date_is_no_time() {
-        for text in ["2017-02-29T10:00:00", "2001-06-31T10:00:00", "yesterday", "", "2025-02-17"] {
-            assert_eq!(event_time(text, chrono_tz::UTC), None, "{text}");
+        for text in ["2017-2-29T1:0:0", "2017-02-29T10:00:00", "2001-06-31T10:00:00", "yesterday", "", "2025-02-17"] {
+            assert_eq!(event_time(text, chrono_tz::UTC, Reading::Lenient), None, "{text}");
         }
+    }
+
+    #[test]
+    fn what_is_not_padded_is_a_time_for_the_lenient_only() {
+        let at = |text, reading| event_time(text, chrono_tz::UTC, reading);
+        for (text, padded) in [
+            ("2000-1-14T8:10:41", "2000-01-14T08:10:41"),
+            ("2000-1-4 8:1:4.5", "2000-01-04T08:01:04.500"),
+            ("2000-1-4T8:1:4+04:00", "2000-01-04T04:01:04"),
+            ("2012-11-29T17:31:37Z", "2012-11-29T17:31:37"),
+        ] {
+            assert_eq!(at(text, Reading::Lenient), at(padded, Reading::Iso), "{text}");
+            assert!(at(padded, Reading::Iso).is_some());
+        }
+        assert_eq!(at("2000-1-14T8:10:41", Reading::Iso), None);
+        assert_eq!(at("2000-01-14T8:10:41", Reading::Iso), None);
     }
 }

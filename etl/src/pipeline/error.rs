@@ -67,6 +67,36 @@ pub enum LandingError {
         /// The name given.
         format: String,
     },
+    /// A rule cannot be asked.
+    #[error("land the topic `{topic}`: the rule `{rule}` cannot be asked")]
+    Rule {
+        /// The topic.
+        topic: String,
+        /// The rule.
+        rule: String,
+        /// The column that is not there, if that is it.
+        column: Option<String>,
+        /// Why not.
+        why: String,
+    },
+    /// A column of the table cannot be made.
+    #[error("land the topic `{topic}`: the column `{column}` cannot be made")]
+    Column {
+        /// The topic.
+        topic: String,
+        /// The column.
+        column: String,
+        /// Why not.
+        why: String,
+    },
+    /// A column of `unique_key` is not in the table.
+    #[error("land the topic `{topic}`: there is no column `{column}` to be unique by")]
+    UniqueKey {
+        /// The topic.
+        topic: String,
+        /// The column.
+        column: String,
+    },
     /// The process is ending.
     #[error("finish a commit: the process is stopping")]
     Stopping,
@@ -111,6 +141,10 @@ impl Explain for LandingError {
             Self::Arrow { .. } => "L0208",
             Self::Incompatible { .. } => "L0209",
             Self::NoFormat { .. } => "L0210",
+            Self::Rule { column: None, .. } => "L0350",
+            Self::Rule { column: Some(_), .. } => "L0351",
+            Self::Column { .. } => "L0352",
+            Self::UniqueKey { .. } => "L0353",
             Self::Stopping => "L0220",
             Self::Declared { .. } => "L0211",
             Self::Contradicts { .. } => "L0212",
@@ -140,9 +174,11 @@ impl Explain for LandingError {
                 earliest - wanted
             )),
             Self::Ahead { .. } => Some("the topic was deleted and made anew, or this is another cluster".to_owned()),
-            Self::BadSchema { why, .. } | Self::Incompatible { why, .. } | Self::Contradicts { why, .. } => {
-                Some(why.clone())
-            }
+            Self::BadSchema { why, .. }
+            | Self::Incompatible { why, .. }
+            | Self::Contradicts { why, .. }
+            | Self::Rule { why, .. }
+            | Self::Column { why, .. } => Some(why.clone()),
             _ => None,
         }
     }
@@ -157,6 +193,14 @@ impl Explain for LandingError {
                 "register one: `tidemill schemas add {subject} FILE`, or map the topic under [schemas.subjects]"
             )),
             Self::NoEventTime { .. } => Some("name another field as `event_time`, or leave the setting out".to_owned()),
+            Self::Rule { .. } => Some(
+                "a rule is a SQL expression over the record's columns that is TRUE for good rows: `amount > 0`"
+                    .to_owned(),
+            ),
+            Self::Column { .. } => Some(
+                "a column is a SQL expression over the record's columns: `CAST(amount AS DECIMAL(10, 2))`".to_owned(),
+            ),
+            Self::UniqueKey { .. } => Some("name columns of the table as `unique_key`".to_owned()),
             Self::Incompatible { .. } => Some(
                 "register a schema that the table can follow, or let such records be dead letters: \
                  `on_incompatible = \"dead_letter\"` on the task; they can be replayed"

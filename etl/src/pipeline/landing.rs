@@ -9,6 +9,8 @@ use serde::Serialize;
 use super::body::{OnIncompatible, OnUnknown};
 use super::dead_letter::DeadLetters;
 use super::decide::Limits;
+use super::decode::Reading;
+use super::rules::Rule;
 use crate::schema_registry::Registry;
 use crate::table::{Keeper, Lake, TableName};
 use crate::topic::Broker;
@@ -37,6 +39,14 @@ pub struct Landing {
     pub on_unknown: OnUnknown,
     /// The field that gives the event time.
     pub event_time: Option<String>,
+    /// How strictly texts are read as event times.
+    pub reading: Reading,
+    /// Rules that a row has to keep.
+    pub rules: Vec<Rule>,
+    /// The table's own columns as SQL over the record's, name and expression; none: the record's as they are.
+    pub select: Vec<(String, String)>,
+    /// Columns of the table that no two rows share the values of; the first wins, later ones are dead letters.
+    pub unique_key: Vec<String>,
     /// What local times without an offset mean.
     pub zone: Tz,
     /// What closes a micro-batch.

@@ -22,6 +22,7 @@ use super::landing::{Around, Landed, Landing};
 use super::parked::Parked;
 use super::progress::Progress;
 use super::share::{Mine, Share};
+use super::unique::Unique;
 use crate::error::{Error, Result};
 use crate::failpoint::hit;
 use crate::record::Record;
@@ -101,7 +102,8 @@ pub async fn decoder(around: &Around, landing: &Landing, table: Option<&Table>) 
         topic: landing.topic.clone(),
         subject: landing.subject.clone(),
         registry: Arc::clone(&around.registry),
-        there,
+        // With a `select` the table does not tell what records look like.
+        there: there.clone().filter(|_| landing.select.is_empty()),
         zone: landing.zone,
         on_incompatible: landing.on_incompatible,
         declared: landing.columns.clone(),
@@ -110,7 +112,10 @@ pub async fn decoder(around: &Around, landing: &Landing, table: Option<&Table>) 
     let body = body::open(&landing.format, settings)
         .await
         .ok_or_else(|| LandingError::NoFormat { topic: landing.topic.clone(), format: landing.format.clone() })??;
-    Decoder::new(&landing.stream, &landing.topic, body, landing.event_time.as_deref(), landing.zone)
+    Decoder::new(&landing.stream, &landing.topic, body, landing.event_time.as_deref(), landing.zone)?
+        .reading(landing.reading)
+        .rules(landing.rules.clone())?
+        .select(landing.select.clone(), there)
 }
 
 /// How a round ended.
@@ -127,6 +132,7 @@ struct Round<'a> {
     landing: &'a Landing,
     progress: &'a Progress,
     decoder: Decoder,
+    unique: Unique,
     source: Option<Box<dyn Source>>,
     /// Idle, or at work on the micro-batch before.
     committer: Option<Box<Committer>>,
@@ -180,6 +186,7 @@ impl<'a> Round<'a> {
             landing,
             progress,
             decoder,
+            unique: Unique::new(around.lake.clone(), landing),
             source,
             landed: committer.landed,
             committer: Some(committer),
@@ -366,6 +373,7 @@ impl<'a> Round<'a> {
 
     async fn write(&mut self, records: Vec<Record>) -> Result<()> {
         let decoded = self.decoder.decode(&records)?;
+        let decoded = self.unique.settle(decoded, &records).await?;
         hit("land.after_decode").await;
         let sealed = Sealed {
             schema: Arc::clone(self.decoder.schema()),

@@ -19,6 +19,7 @@
 //! keys      text        the unique key as a JSON list
 //! loaded_at timestamp   when, by the caller's clock
 //! ```
+mod appended;
 mod blackhole;
 mod column;
 mod error;
@@ -39,6 +40,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 
+pub use self::appended::{AppendedLoad, AppendedLoaded, load_appended};
 pub use self::blackhole::BlackholeSink;
 pub use self::error::SinkError;
 pub use self::memory::{Memory, MemorySink};

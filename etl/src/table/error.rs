@@ -108,6 +108,22 @@ pub enum TableError {
         /// What is asked for.
         why: String,
     },
+    /// Rows were taken away where only new ones are asked for.
+    #[error("read what was added to `{table}`: it is not a table that rows are only added to")]
+    NotAppendOnly {
+        /// The table.
+        table: String,
+        /// The version that took rows away.
+        version: u64,
+    },
+    /// The log no longer says what a version added.
+    #[error("read what was added to `{table}`: the log no longer has version {version}")]
+    LogGone {
+        /// The table.
+        table: String,
+        /// The version.
+        version: u64,
+    },
     /// The Delta library or the storage below it failed.
     #[error("{doing} `{table}`")]
     Delta {
@@ -176,6 +192,8 @@ impl Explain for TableError {
             Self::Fenced { .. } => "T0005",
             Self::Schema { .. } => "T0006",
             Self::Protocol { .. } => "T0007",
+            Self::NotAppendOnly { .. } => "L0354",
+            Self::LogGone { .. } => "L0355",
             Self::Busy { .. } => "T0011",
             Self::Horizon { .. } => "T0012",
             Self::Version { .. } => "T0013",
@@ -201,6 +219,8 @@ impl Explain for TableError {
             | Self::Horizon { .. }
             | Self::Version { .. }
             | Self::Vacuumed { .. }
+            | Self::NotAppendOnly { .. }
+            | Self::LogGone { .. }
             | Self::Fenced { .. } => Retry::Never,
             Self::Conflict { .. } | Self::Busy { .. } => Retry::Later,
             Self::Lake { .. } => Retry::AfterPerson,
@@ -237,6 +257,8 @@ impl Explain for TableError {
                 let show = |value: &Option<i64>| value.map_or_else(|| "nothing".to_owned(), |v| v.to_string());
                 Some(format!("progress was {} when this process read it and is {} now", show(known), show(found)))
             }
+            Self::NotAppendOnly { version, .. } => Some(format!("version {version} changed or removed rows")),
+            Self::LogGone { .. } => Some("what was not taken in time was cleaned out of the log".to_owned()),
             Self::Schema { table_type, row_type, .. } => {
                 Some(format!("the table has `{table_type}`, the rows have `{row_type}`"))
             }
@@ -256,6 +278,12 @@ impl Explain for TableError {
             Self::Lake { .. } => Some("check `[lake]` in tidemill.toml".to_owned()),
             Self::Fenced { .. } => {
                 Some("stop the other process, or let it do the work; nothing was written".to_owned())
+            }
+            Self::NotAppendOnly { .. } => {
+                Some("take the table as a whole (`mode = \"replace\"`), or one that a stream lands".to_owned())
+            }
+            Self::LogGone { .. } => {
+                Some("begin anew: drop the target, and let the task bring the whole table again".to_owned())
             }
             Self::Schema { .. } => Some("change the source to fit, or write to a new table".to_owned()),
             Self::Delta { .. } | Self::Storage { .. } | Self::Parquet { .. } if self.disk_full() => {

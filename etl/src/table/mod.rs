@@ -3,6 +3,7 @@
 //! One commit carries rows and progress together ([`Commit`]): nothing else in the program remembers what is done.
 //! Commits are written by us, as one put-if-absent of the next log file, because the outcome of a failed put is
 //! *unknown* and only the caller can tell what its own commit looks like (see `commit`).
+mod appended;
 mod appender;
 mod checkpoint;
 mod commit;
@@ -27,6 +28,7 @@ mod upsert;
 mod vacuum;
 mod write;
 
+pub use appended::Appended;
 pub use appender::Appender;
 pub use checkpoint::{checkpoint, clean_log};
 pub use commit::{Commit, Committed, Guard, Operation};

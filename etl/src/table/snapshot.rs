@@ -171,6 +171,13 @@ impl Table {
         Ok(state.metadata().clone())
     }
 
+    /// Whether its versions say row by row what they changed.
+    pub(crate) fn keeps_changes(&self) -> bool {
+        let metadata = self.metadata().ok();
+        let property = metadata.and_then(|m| m.configuration().get("delta.enableChangeDataFeed").cloned());
+        property.is_some_and(|value| value.eq_ignore_ascii_case("true"))
+    }
+
     /// When this version was committed, milliseconds since 1970, UTC; 0 if that is not known.
     pub(crate) fn committed_at(&self) -> i64 {
         let at = |state: &deltalake::table::state::DeltaTableState| state.version_timestamp(self.version());

@@ -349,7 +349,7 @@ fn relative(url: &str, root: &str) -> String {
     url.strip_prefix(root).unwrap_or(url).to_owned()
 }
 
-fn listing(
+pub(super) fn listing(
     context: &SessionContext,
     table: &Table,
     paths: &[&str],
