@@ -8,7 +8,7 @@ use std::process::Stdio;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::project::Project;
+use super::project::{Project, service, skipped};
 
 const EVENTS: u64 = 4000;
 
@@ -155,4 +155,59 @@ fn a_rule_about_a_field_that_nobody_sends_is_named() {
     let told = project.fails(4, &["dags", "run", "clean_logs", "--drain"]);
 
     assert!(told.contains("L0350") && told.contains("`event_type`") && told.contains("more than one row"), "{told}");
+}
+
+/// Runs both pipelines with their warehouse in Postgres, in a schema of the test's own.
+#[tokio::test]
+async fn in_postgres_columns_have_the_types_of_the_assignment_and_events_are_documents() {
+    let name = "in_postgres_columns_have_the_types_of_the_assignment_and_events_are_documents";
+    let Some(url) = service("POSTGRES") else { return skipped(name, "needs TIDEMILL_TEST_POSTGRES") };
+    let schema = format!("t{}", std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos());
+    let warehouse = format!("\n[warehouse]\nurl = \"{url}\"\nschema = \"{schema}\"\n");
+    // Tables of the lake's schema `gold` go to the database's schema of that name, which other tests have too.
+    let no_gold = |text: String| text.replace("schema = \"gold\"", "schema = \"none\"");
+    let logs = Project::of("ecommerce_logs");
+    logs.edit("tidemill.toml", |text| text + &warehouse);
+    logs.edit("dags/clean_logs.toml", no_gold);
+    let events = Project::of("customer_events");
+    events.edit("tidemill.toml", |text| text + &warehouse);
+    events.edit("dags/customer_events.toml", no_gold);
+
+    logs.ok(&["dags", "run", "make_logs", "--param", "events=1500", "--param", "rate=0"]);
+    logs.ok(&["dags", "run", "clean_logs", "--drain"]);
+    logs.ok(&["dags", "run", "clean_logs", "--drain"]);
+    events.ok(&["dags", "run", "make_events", "--param", "events=1500"]);
+    events.ok(&["dags", "run", "customer_events", "--drain"]);
+
+    let (client, connection) = tokio_postgres::connect(&url, tokio_postgres::NoTls).await.unwrap();
+    drop(tokio::spawn(connection));
+    let sql = "SELECT a.attname::text, format_type(a.atttypid, a.atttypmod) FROM pg_attribute a \
+               WHERE a.attrelid = ($1::text || '.kafka_events_silver')::regclass AND a.attnum > 0 ORDER BY a.attnum";
+    let columns = client.query(sql, &[&schema]).await.unwrap();
+    let columns: Vec<(String, String)> = columns.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let expected = [
+        ("event_id", "text"),
+        ("customer_id", "text"),
+        ("event_type", "text"),
+        ("amount", "numeric(10,2)"),
+        ("currency", "text"),
+        ("event_timestamp", "timestamp with time zone"),
+        ("created_at", "timestamp with time zone"),
+    ];
+    assert_eq!(columns.iter().map(|(n, t)| (n.as_str(), t.as_str())).collect::<Vec<_>>(), expected);
+    let one = async |sql: String| client.query_one(&sql, &[]).await.unwrap().get::<_, String>(0);
+    let of_table = "select concat_ws('|', count(*), count(distinct event_id), cast(sum(amount) as varchar)) from silver.kafka_events";
+    let loaded = format!(
+        "SELECT concat_ws('|', count(*), count(distinct event_id), sum(amount)) FROM {schema}.kafka_events_silver"
+    );
+    assert_eq!(json!(one(loaded).await), logs.value(of_table));
+    // The unique key is the database's own: a second row with an id that is there is refused.
+    let again = format!("INSERT INTO {schema}.kafka_events_silver SELECT * FROM {schema}.kafka_events_silver LIMIT 1");
+    assert_eq!(client.execute(&again, &[]).await.unwrap_err().code().map(|code| code.code()), Some("23505"));
+    let titles = format!(
+        "SELECT string_agg(data->'content'->>'title', '|' ORDER BY event_id) FROM {schema}.all_data WHERE pg_typeof(data) = 'jsonb'::regtype"
+    );
+    let landed = "select string_agg(content['title'], '|' order by event_id) from bronze.customer_events";
+    assert_eq!(json!(one(titles).await), events.value(landed), "every title as it was, quotes and backslashes too");
+    client.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await.unwrap();
 }
