@@ -182,7 +182,7 @@ pub async fn publish(
     let (changes, what) = changes(engine, &table, cursor.version, start, end).await?;
     let given = || HashMap::from([(TableName::new("public", "all_changes"), Arc::clone(&changes))]);
     let sql =
-        format!("WITH changes AS ({what}) SELECT * FROM ({}) AS published", work.sql.trim().trim_end_matches(';'),);
+        format!("WITH changes AS ({what}) SELECT * FROM ({}) AS published", work.sql.trim().trim_end_matches(';'));
     let columns = engine.query_with(&format!("{sql} LIMIT 0"), given()).await?.schema;
     let mut rows = engine.query_with(&format!("{sql} ORDER BY {}", work.order(&columns)), given()).await?;
     let encoder = opened.encoder(&rows.schema)?;

@@ -29,6 +29,7 @@ use tokio::sync::Mutex;
 use super::error::LandingError;
 use crate::error::{Error, Result};
 use crate::failpoint::hit;
+use crate::record::Record;
 use crate::table::{
     Commit, FileWriter, Lake, Table, TableError, TableName, WriteOptions, evolve, remove_files, write_file,
 };
@@ -229,6 +230,23 @@ pub(crate) async fn widen(table: &mut Table, now: DateTime<Utc>) -> Result<()> {
 pub(crate) type Place = (String, String, Option<i32>, i64);
 
 impl DeadLetter {
+    /// The letter of a topic's record.
+    pub(crate) fn of(source: &str, record: &Record, schema_id: Option<i32>, reason: &str, detail: String) -> Self {
+        Self {
+            source: source.to_owned(),
+            topic_or_file: record.partition.topic.clone(),
+            partition: Some(record.partition.partition),
+            offset_or_line: record.offset,
+            schema_id,
+            reason: reason.to_owned(),
+            detail,
+            raw: record.value.as_ref().map(|value| value.to_vec()).unwrap_or_default(),
+            timestamp_ms: Some(record.timestamp_ms),
+            key: record.key.as_ref().map(|key| key.to_vec()),
+            headers: record.headers.clone(),
+        }
+    }
+
     fn place(&self) -> Place {
         (self.source.clone(), self.topic_or_file.clone(), self.partition, self.offset_or_line)
     }

@@ -360,19 +360,7 @@ impl Decoder {
     }
 
     fn letter(&self, record: &Record, schema_id: Option<i32>, reason: &str, detail: String) -> DeadLetter {
-        DeadLetter {
-            source: self.stream.clone(),
-            topic_or_file: record.partition.topic.clone(),
-            partition: Some(record.partition.partition),
-            offset_or_line: record.offset,
-            schema_id,
-            reason: reason.to_owned(),
-            detail,
-            raw: record.value.as_ref().map(|value| value.to_vec()).unwrap_or_default(),
-            timestamp_ms: Some(record.timestamp_ms),
-            key: record.key.as_ref().map(|key| key.to_vec()),
-            headers: record.headers.clone(),
-        }
+        DeadLetter::of(&self.stream, record, schema_id, reason, detail)
     }
 
     fn arrow(&self, source: ArrowError) -> LandingError {

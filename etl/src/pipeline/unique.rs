@@ -116,16 +116,14 @@ impl Unique {
                 Some((partition, offset)) => format!("came before, at offset {offset} of partition {partition}"),
                 None => "is in the table already".to_owned(),
             };
-            decoded.dead.push(DeadLetter {
-                source: self.stream.clone(),
-                topic_or_file: self.topic.clone(),
-                partition: Some(place.0),
-                offset_or_line: place.1,
-                schema_id: schema_id(&decoded.rows, row),
-                reason: "duplicate".to_owned(),
-                detail: format!("{} {before}", key.join(", ")),
-                raw: by_place.get(&place).and_then(|r| r.value.as_ref()).map(|v| v.to_vec()).unwrap_or_default(),
-            });
+            let Some(record) = by_place.get(&place) else { continue };
+            decoded.dead.push(DeadLetter::of(
+                &self.stream,
+                record,
+                schema_id(&decoded.rows, row),
+                "duplicate",
+                format!("{} {before}", key.join(", ")),
+            ));
         }
         decoded.rows =
             filter_record_batch(&decoded.rows, &BooleanArray::from(good)).map_err(|source| self.arrow(source))?;

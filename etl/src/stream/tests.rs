@@ -81,6 +81,10 @@ impl Sea {
             record_gaps: false,
             columns: None,
             on_unknown: OnUnknown::Evolve,
+            reading: crate::pipeline::Reading::default(),
+            rules: Vec::new(),
+            select: Vec::new(),
+            unique_key: Vec::new(),
             shared: false,
         };
         let around = Around { lake, broker, registry: Arc::new(registry), dead, clock, keeper: None };

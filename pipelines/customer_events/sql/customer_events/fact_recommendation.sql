@@ -4,7 +4,7 @@
 --   content_id   what was recommended, not what was watched
 --   position     where it was shown
 WITH shown AS (
-    SELECT event_id, user_id, unnest(recommendations) AS r, unnest(range(1, cardinality(recommendations) + 1)) AS n
+    SELECT event_id, user_id, unnest(recommendations) AS r, unnest(range(1, CAST(cardinality(recommendations) AS BIGINT) + 1)) AS n
     FROM (
         SELECT event_id, user_id, recommendations
         FROM {{ source('bronze', 'customer_events') }}

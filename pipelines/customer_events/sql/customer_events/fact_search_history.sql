@@ -4,7 +4,7 @@
 --   source_search_id   the id that the event gives it
 --   search_timestamp   UTC; NULL: as written it names a day that does not exist, see impossible_dates
 WITH searches AS (
-    SELECT event_id, user_id, unnest(search_history) AS s, unnest(range(1, cardinality(search_history) + 1)) AS n
+    SELECT event_id, user_id, unnest(search_history) AS s, unnest(range(1, CAST(cardinality(search_history) AS BIGINT) + 1)) AS n
     FROM (
         SELECT event_id, user_id, search_history
         FROM {{ source('bronze', 'customer_events') }}

@@ -4,7 +4,7 @@
 --   action_timestamp   UTC; NULL: as written it names a day that does not exist, see impossible_dates
 --   duration           seconds, of a pause
 WITH actions AS (
-    SELECT event_id, user_id, content_id, unnest(user_action) AS a, unnest(range(1, cardinality(user_action) + 1)) AS n
+    SELECT event_id, user_id, content_id, unnest(user_action) AS a, unnest(range(1, CAST(cardinality(user_action) AS BIGINT) + 1)) AS n
     FROM (
         SELECT event_id, user_id, content['id'] AS content_id, user_action
         FROM {{ source('bronze', 'customer_events') }}
