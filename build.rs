@@ -31,12 +31,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         collect(&root, Path::new(name), &mut files)?;
     }
     let mut code = String::from(
-        "/// The sample project: paths with `/` and contents.\npub(crate) const PROJECT: &[(&str, &[u8])] = &[\n",
+        "/// The files of a project: paths with `/` and contents.\npub(crate) type Files = &'static [(&'static str, &'static [u8])];\n\n/// The sample project.\npub(crate) const PROJECT: Files = &[\n",
     );
     for file in &files {
         writeln!(code, "    ({:?}, include_bytes!({:?})),", slashes(file), slashes(&root.join(file)))?;
     }
-    code.push_str("];\n\n/// The other pipelines: name, and paths with `/` and contents.\npub(crate) const PIPELINES: &[(&str, &[(&str, &[u8])])] = &[\n");
+    code.push_str("];\n\n/// The other pipelines: name, and paths with `/` and contents.\npub(crate) const PIPELINES: &[(&str, Files)] = &[\n");
     let folder = root.join("pipelines");
     println!("cargo::rerun-if-changed=pipelines");
     let mut names: Vec<_> = fs::read_dir(&folder)?

@@ -203,7 +203,10 @@ async fn in_postgres_columns_have_the_types_of_the_assignment_and_events_are_doc
     assert_eq!(json!(one(loaded).await), logs.value(of_table));
     // The unique key is the database's own: a second row with an id that is there is refused.
     let again = format!("INSERT INTO {schema}.kafka_events_silver SELECT * FROM {schema}.kafka_events_silver LIMIT 1");
-    assert_eq!(client.execute(&again, &[]).await.unwrap_err().code().map(|code| code.code()), Some("23505"));
+    assert_eq!(
+        client.execute(&again, &[]).await.unwrap_err().code().map(tokio_postgres::error::SqlState::code),
+        Some("23505")
+    );
     let titles = format!(
         "SELECT string_agg(data->'content'->>'title', '|' ORDER BY event_id) FROM {schema}.all_data WHERE pg_typeof(data) = 'jsonb'::regtype"
     );

@@ -1,5 +1,5 @@
 //! Other readers: the tables open as they are in the packages that people use. A small Python script reads them with
-//! pyarrow, pandas, Polars and DuckDB; every one finds the rows that `tidemill query` finds, and the same sums.
+//! pyarrow, pandas, Polars and `DuckDB`; every one finds the rows that `tidemill query` finds, and the same sums.
 use std::process::Command;
 
 use serde_json::{Value, json};

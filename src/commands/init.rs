@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Context, program};
-use crate::embedded::{PIPELINES, PROJECT};
+use crate::embedded::{Files, PIPELINES, PROJECT};
 use crate::failure::{Exit, Failure, Result};
 use crate::settings::FILE;
 
@@ -18,9 +18,6 @@ pub(crate) struct Written {
     /// Those that were there already, and were left as they are.
     pub(crate) kept: Vec<String>,
 }
-
-/// Files of a project: paths with `/` and contents.
-type Files = &'static [(&'static str, &'static [u8])];
 
 /// The sample project's own pipeline, beside those of `pipelines/`.
 const SAMPLE: &str = "consumer_segmentation";
