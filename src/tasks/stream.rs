@@ -234,8 +234,11 @@ fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
 pub(crate) fn landings(house: &Lakehouse, settings: &Value) -> Result<Vec<Landing>, TaskError> {
     let settings: Settings = read(settings)?;
     let columns = settings.columns().map_err(|failed| failed.0)?;
-    let landing = |topic: &String| Landing { shared: false, ..settings.landing(house, topic, columns.as_ref(), true) };
-    Ok(settings.topics.iter().map(landing).collect())
+    let landing = |topic: &String| {
+        let landing = settings.landing(house, topic, columns.as_ref(), true).map_err(|failed| failed.0)?;
+        Ok(Landing { shared: false, ..landing })
+    };
+    settings.topics.iter().map(landing).collect()
 }
 
 impl Settings {
