@@ -44,7 +44,7 @@ fn records() -> Vec<Record> {
                 "country": "GE", "quantity": n % 9, "price": 8.99, "paid": n % 2 == 0, "amount": format!("{}.99", n % 1_000),
             });
             Record {
-                partition: TopicPartition::new("events", 0),
+                partition: TopicPartition::new("events", 0).into(),
                 offset: i64::try_from(n).unwrap(),
                 timestamp_ms: 0,
                 key: None,
