@@ -148,6 +148,7 @@ pub async fn reset(
     let mut table = if let Some(table) = around.lake.try_table(&landing.table).await? {
         table
     } else {
+        // A stream that has not landed anything yet may begin elsewhere.
         let decoder = decoder(around, landing, None).await?;
         around.lake.ensure(&landing.table, decoder.schema(), &[]).await?
     };

@@ -32,8 +32,10 @@ pub(super) struct Taken {
 
 /// Prepares to take out the rows that `condition` is true of. Files are written, but no commit names them yet.
 pub(super) async fn without(engine: &Engine, table: &Table, condition: &Expr, now: DateTime<Utc>) -> Result<Taken> {
+    // Any column tells how many there are.
+    let first = table.schema()?.fields().first().map(|field| field.name().clone());
     let wanted = Wanted {
-        columns: vec!["_offset".to_owned()],
+        columns: first.into_iter().collect(),
         filter: Some(condition.clone()),
         file: true,
         ..Wanted::default()
