@@ -234,7 +234,9 @@ fn files_and_lake_in_an_object_store() {
     put("a.csv", "id,amount,at\n1,1,2026-01-05T10:00:00Z\n");
     put("deep/b.csv", "id,amount,at\n2,1,2026-01-05T10:00:00Z\n3,x,2026-01-05T10:00:00Z\n");
     let mut big = String::from("id,amount,at\n");
-    (10..400_010).for_each(|id| writeln!(big, "{id},1,2026-01-05T10:00:00Z").unwrap());
+    for id in 10..400_010 {
+        writeln!(big, "{id},1,2026-01-05T10:00:00Z").unwrap();
+    }
     put("big.csv", &big);
     project.edit("dags/orders.toml", |text| {
         text.replace("\"{{ params.file }}\"", &format!("\"s3://{bucket}/{mark}-in/**/*.csv\""))

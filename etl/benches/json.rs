@@ -1,6 +1,6 @@
 //! What one JSON record costs: 10 columns, decoded into declared columns and into columns that records bring.
 //!
-//! `cargo bench -p tidemill-etl --bench json`. The other side is serde_json, which reads a record into a tree of values.
+//! `cargo bench -p tidemill-etl --bench json`. The other side is `serde_json`, which reads a record into a tree of values.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints its table and stops at any fault")]
 use std::hint::black_box;
 use std::sync::Arc;

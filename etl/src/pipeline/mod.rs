@@ -31,3 +31,4 @@ pub use landing::{Around, Clock, Landed, Landing};
 pub use progress::{BUCKETS, Histogram, Progress};
 pub use rules::Rule;
 pub use shell::{decoder, land};
+pub(crate) use unique::Unique;

@@ -36,7 +36,7 @@ type Key = u128;
 type Place = (i32, Offset);
 
 /// Keeps the rows of one table unique by some of its columns.
-pub(super) struct Unique {
+pub(crate) struct Unique {
     lake: Lake,
     table: TableName,
     stream: String,
@@ -47,7 +47,7 @@ pub(super) struct Unique {
 }
 
 impl Unique {
-    pub(super) fn new(lake: Lake, landing: &Landing) -> Self {
+    pub(crate) fn new(lake: Lake, landing: &Landing) -> Self {
         Self {
             lake,
             table: landing.table.clone(),
@@ -64,7 +64,7 @@ impl Unique {
     ///
     /// # Errors
     /// [`LandingError::UniqueKey`] if a column is not there; whatever reading the table meets.
-    pub(super) async fn settle(&mut self, mut decoded: Decoded, records: &[Record]) -> Result<Decoded> {
+    pub(crate) async fn settle(&mut self, mut decoded: Decoded, records: &[Record]) -> Result<Decoded> {
         if self.columns.is_empty() || decoded.rows.num_rows() == 0 {
             return Ok(decoded);
         }

@@ -441,11 +441,16 @@ impl ConfluentRegistry {
     async fn verdict(&self, subject: &str, schema: &str) -> Result<(), RegistryError> {
         check_subject(subject)?;
         compatible::parse(subject, schema)?;
-        // By the subject's level against whatever it names; a registry that cannot do that compares with the newest.
+        let own = self.configured(Some(subject)).await?;
+        let level = if own.is_some() { own } else { self.configured(None).await? };
+        // Registries differ in which versions count for which of the two questions (Apicurio: all, and the newest, whatever
+        // the level), and some know only the second.
         let all = ["compatibility", "subjects", subject, "versions"];
         let newest = ["compatibility", "subjects", subject, "versions", "latest"];
+        let questions = [&all[..], &newest[..]];
+        let first = usize::from(!level.unwrap_or_default().transitive());
         let mut verdict: Option<Verdict> = None;
-        for parts in [&all[..], &newest[..]] {
+        for parts in questions.into_iter().skip(first) {
             let mut url = self.url(parts);
             url.set_query(Some("verbose=true"));
             match self.ask(Method::POST, url.clone(), Some(json!({ "schema": schema }))).await {

@@ -398,6 +398,12 @@ async fn levels_of_a_subject_go_before_the_one_for_all() {
     let other = open(&store);
     assert_eq!(other.level_of("a").await.unwrap(), Level::None);
     assert_eq!(other.level_of("b").await.unwrap(), Level::Full);
+    for subject in ["a", "b"] {
+        other.register(subject, ONE, None).await.unwrap();
+    }
+    let bad = ONE.replace("long", "string");
+    other.check("a", &bad).await.unwrap();
+    assert_eq!(other.check("b", &bad).await.unwrap_err().code(), "C0102");
     assert_eq!(other.level(Some("b")).await.unwrap(), None);
     assert_eq!(other.clear_level(Some("a")).await.unwrap(), Some(Level::None));
     assert_eq!(other.clear_level(Some("a")).await.unwrap(), None);

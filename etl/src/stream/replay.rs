@@ -25,10 +25,10 @@ use super::{beside, patient};
 use crate::engine::Engine;
 use crate::error::Result;
 use crate::failpoint::hit;
-use crate::pipeline::{Around, DeadLetter, Decoder, Landing, Place, decoder, unpacked_headers, widen};
+use crate::pipeline::{Around, DeadLetter, Decoder, Landing, Place, Unique, decoder, unpacked_headers, widen};
 use crate::position::TopicPartition;
 use crate::record::Record;
-use crate::table::{Commit, FileWriter, Table, TableFile, WriteOptions, evolve, project};
+use crate::table::{Commit, FileWriter, Guard, Table, TableFile, WriteOptions, evolve, project};
 
 /// Letters decoded and committed together: their raw bytes, or their number, whichever is first.
 const CHUNK_BYTES: usize = 16 << 20;
@@ -389,20 +389,30 @@ async fn attempt(work: &Replaying<'_>, target: &mut Target, found: &[Found]) -> 
         }
     }
     decoder.prepare(&records).await.map_err(|blocked| blocked.error)?;
-    let decoded = decoder.decode(&records)?;
+    let mut decoded = decoder.decode(&records)?;
+    let appends = decoded.rows.num_rows() > 0 && !work.dry_run;
+    if appends {
+        // Before anything is asked of the table: this is a commit of its own, and may come after others.
+        evolve(table, decoder.schema(), (work.around.clock)()).await?;
+    }
+    if !landing.unique_key.is_empty() {
+        decoded = Unique::new(work.around.lake.clone(), landing).settle(decoded, &records).await?;
+    }
     counts.rows = decoded.rows.num_rows() as u64;
     counts.nothing = decoded.nothing;
     for letter in decoded.dead {
         *counts.refused.entry(letter.reason.clone()).or_default() += 1;
         fates.insert((letter.partition.unwrap_or_default(), letter.offset_or_line), Fate::Refused(Box::new(letter)));
     }
-    if counts.rows > 0 && !work.dry_run {
+    if counts.rows > 0 && appends {
         let now = (work.around.clock)();
-        evolve(table, decoder.schema(), now).await?;
         let rows = project(&decoded.rows, &table.schema()?, table.name())?;
         let mut writer = FileWriter::new(table, table.schema()?, WriteOptions::default(), now);
         writer.write(&rows).await?;
         let mut commit = Commit::append(now);
+        if !landing.unique_key.is_empty() {
+            alone(work, landing, table, &mut commit).await?;
+        }
         commit.actions.extend(adds(writer.finish().await?));
         commit.expected.push((counter.clone(), known));
         commit.txns.push((counter, known.unwrap_or(0) + 1));
@@ -421,6 +431,20 @@ async fn attempt(work: &Replaying<'_>, target: &mut Target, found: &[Found]) -> 
         *done.refused.entry(reason).or_default() += number;
     }
     Ok(fates)
+}
+
+/// Where keys are unique, no row may come between the look at the table and the commit, and a landing that runs must look
+/// anew, as it knows by heart which keys there are: its fence is raised, and it begins again.
+async fn alone(work: &Replaying<'_>, landing: &Landing, table: &Table, commit: &mut Commit) -> Result<()> {
+    commit.guard = Guard::Exclusive;
+    let partitions = work.around.broker.bounds(&landing.topic).await?.len();
+    for partition in 0..i32::try_from(partitions).unwrap_or(i32::MAX) {
+        let epoch_app = landing.epoch_app(partition);
+        let epoch = table.txn(&epoch_app).await?;
+        commit.expected.push((epoch_app.clone(), epoch));
+        commit.txns.push((epoch_app, epoch.unwrap_or(0) + 1));
+    }
+    Ok(())
 }
 
 /// Which of the letters' records have a row in the table.

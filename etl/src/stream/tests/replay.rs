@@ -179,3 +179,34 @@ async fn a_letter_seen_again_is_kept_once_and_a_new_one_is_not_lost() {
     assert_eq!(sea.number(kept).await, 1);
     assert_eq!(sea.number("select count(*) from bronze.dead_letters").await, 4);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_keeps_keys_unique() {
+    let sea = Sea::new().await;
+    let unique = Landing { unique_key: vec!["n".to_owned()], ..sea.landing.clone() };
+    sea.produce(0, 20).await;
+    // 5 comes a second time, and 3 and 13, which cannot be read yet: one of them in a way that can.
+    let twice = vec![sea.record(5, sea.first), sea.record(3, LATER), sea.record(13, sea.first)];
+    sea.around.broker.produce("t", twice).await.unwrap();
+    let landed = sea.land_as(&unique).await;
+    assert_eq!((landed.rows, landed.dead), (19, 4));
+    sea.mend().await;
+    let landings = [unique];
+    let done = AtomicU64::new(0);
+    let choice = Choice::default();
+    let work = Replaying {
+        around: &sea.around,
+        engine: &sea.engine,
+        landings: &landings,
+        choice: &choice,
+        dry_run: false,
+        done: &done,
+    };
+
+    let found = replay(&work).await.unwrap();
+
+    // One 3 of two; 5 and 13 were there.
+    assert_eq!((found[0].letters, found[0].rows, found[0].refused.get("duplicate")), (4, 1, Some(&3)));
+    assert_eq!(sea.sums("bronze.t").await, [20, 20, sum(0, 20, |_| false)]);
+    assert_eq!(sea.open_letters().await, 3);
+}
