@@ -228,7 +228,11 @@ fn files_and_lake_in_an_object_store() {
     let put = |name: &str, text: &str| {
         project.write("data/inbox/orders/x.csv", text);
         let url = format!("{s3}/{bucket}/{mark}-in/{name}");
-        let done = Command::new("curl").args(["-sf", "-o", "/dev/null", "-T"]).arg(&local).arg(url).status().unwrap();
+        // Signed: what somebody without a name has put, nobody may overwrite.
+        let signed = ["--aws-sigv4", &format!("aws:amz:{region}:s3"), "--user", &format!("{access}:{secret}")];
+        let mut command = Command::new("curl");
+        command.args(signed).args(["-sf", "-o", "/dev/null", "-T"]).arg(&local).arg(url);
+        let done = command.status().unwrap();
         assert!(done.success(), "{name}");
     };
     put("a.csv", "id,amount,at\n1,1,2026-01-05T10:00:00Z\n");

@@ -211,7 +211,7 @@ fn a_paused_stream_lands_nothing_until_it_is_resumed() {
     clicks.project.ok(&["streams", "pause", "clicks"]);
 
     let task = clicks.drain();
-    assert_eq!((&task["state"], &task["summary"]), (&json!("done"), &json!("paused")), "{task}");
+    assert_eq!((&task["state"], &task["summary"]), (&json!("success"), &json!("paused")), "{task}");
     let listed = clicks.project.json(&["--json", "streams", "list"]);
     let row = &listed[0];
     assert_eq!((&row["stream"], &row["lag"], &row["paused"]), (&json!("clicks"), &json!(20), &json!(true)));

@@ -49,18 +49,19 @@ pub async fn land(
     let mut lost = 0;
     loop {
         let Some(mine) = share.wait(stop).await? else { return Ok(landed) };
-        let round = Round::open(around, landing, progress, mine, landed).await?;
-        let committed = round.landed.commits;
-        let outcome = round.run(&mut share, stop).await;
+        let outcome = match Round::open(around, landing, progress, mine, landed).await {
+            Ok(round) => round.run(&mut share, stop).await,
+            Err(error) => Err(error),
+        };
         share.released();
         match outcome {
             Ok((end, after)) => {
+                if after.commits > landed.commits {
+                    lost = 0;
+                }
                 landed = after;
                 if end == End::Done {
                     return Ok(landed);
-                }
-                if landed.commits > committed {
-                    lost = 0;
                 }
             }
             Err(error) if is_overtaken(&error, landing.shared) && lost < LOST_RACES => {
