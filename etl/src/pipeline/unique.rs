@@ -116,14 +116,21 @@ impl Unique {
                 Some((partition, offset)) => format!("came before, at offset {offset} of partition {partition}"),
                 None => "is in the table already".to_owned(),
             };
-            let Some(record) = by_place.get(&place) else { continue };
-            decoded.dead.push(DeadLetter::of(
-                &self.stream,
-                record,
-                schema_id(&decoded.rows, row),
-                "duplicate",
-                format!("{} {before}", key.join(", ")),
-            ));
+            let (id, detail) = (schema_id(&decoded.rows, row), format!("{} {before}", key.join(", ")));
+            decoded.dead.push(match by_place.get(&place) {
+                Some(record) => DeadLetter::of(&self.stream, record, id, "duplicate", detail),
+                // A letter without its bytes still says what became of the record.
+                None => DeadLetter {
+                    source: self.stream.clone(),
+                    topic_or_file: self.topic.clone(),
+                    partition: Some(place.0),
+                    offset_or_line: place.1,
+                    schema_id: id,
+                    reason: "duplicate".to_owned(),
+                    detail,
+                    ..DeadLetter::default()
+                },
+            });
         }
         decoded.rows =
             filter_record_batch(&decoded.rows, &BooleanArray::from(good)).map_err(|source| self.arrow(source))?;

@@ -191,7 +191,11 @@ impl Body for Avro {
             Some(Writer::Refused(reason, detail)) => {
                 Err(Refused { reason, detail: detail.clone(), schema_id: Some(id) })
             }
-            None => Err(Refused { reason: "unknown_schema", detail: format!("schema {id}"), schema_id: Some(id) }),
+            // Not remembered any more among many that nobody knows.
+            None => {
+                let detail = format!("the registry has no schema {id}");
+                Err(Refused { reason: "unknown_schema", detail, schema_id: Some(id) })
+            }
         }
     }
 

