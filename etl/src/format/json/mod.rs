@@ -4,7 +4,7 @@
 //! number is declared makes the record malformed, with its path. A number may become a double only if it is not whole or
 //! is held exactly, and a bigint if it is whole, however it is written. Missing fields and `null` are NULL; fields that
 //! no column has are left out; a name that is there twice makes the record malformed. Decimals are exact, binary is
-//! base64, times are RFC 3339 (see [`Decoder::with_zone`]). [`Growing`] takes its columns from the records.
+//! base64, times are RFC 3339 (see [`Decoder::with_zone`]). `Growing` takes its columns from the records.
 mod grow;
 mod malformed;
 mod plan;
