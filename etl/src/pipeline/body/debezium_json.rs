@@ -1,4 +1,7 @@
 //! Debezium's envelopes in JSON, with the schema beside the payload or without one.
+//!
+//! A schema counts from when it is met, also where the payload beside it is refused: it says truly what the source's table
+//! looks like. So a column may get a wider type by a record that is a dead letter itself.
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -314,8 +314,10 @@ async fn versions_that_alternate_give_the_rows_that_apache_avro_resolves() {
         for (row, value) in landed.iter().zip(&taken) {
             let resolved = match value.clone().resolve(&reader) {
                 Ok(resolved) => resolved,
-                // The judge itself refuses some decimals that it has written: no verdict on this row.
-                Err(error) if error.to_string().starts_with("Precision ") => continue,
+                // The judge refuses decimals of its own where they are in a union: no verdict on this row.
+                Err(error) if error.to_string().contains("Decimal(") || error.to_string().starts_with("Precision ") => {
+                    continue;
+                }
                 Err(error) => panic!("seed {seed}: {error}: {reader_text}"),
             };
             let wanted: Cell = expected(&resolved, &reader);

@@ -226,7 +226,9 @@ async fn debezium_json_keeps_the_contract() {
     for seed in [1, 2, 3].into_iter().chain((0..15).map(|_| rand::random())) {
         let mut rng = StdRng::seed_from_u64(seed);
         let typed = rng.random::<bool>();
-        let kinds = ["int32", "int64", "string", "boolean", "double"];
+        // No type here can become another: a schema counts although its record is refused, so a wider type that came
+        // with a bad record would let later records in (see the module's head).
+        let kinds = ["int32", "string", "boolean", "bytes", "int32"];
         let values = (0..60).map(|_| {
             let names = ["a", "b", "c"];
             let value = |rng: &mut StdRng| {
