@@ -250,7 +250,7 @@ def main():
     if arguments.delay:
         delays(arguments, arguments.delay, "")
     if arguments.small:
-        delays(arguments, arguments.small, "[maintenance]\ncompact_after = \"1s\"")
+        delays(arguments, arguments.small, "[maintenance]\nmin_age = \"1s\"")
     if arguments.delay or arguments.small:
         return
     print(f"{os.cpu_count()} cores, {arguments.partitions} partitions, {len(payloads([1], 0)[0])} bytes a record")

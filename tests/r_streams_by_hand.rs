@@ -133,6 +133,29 @@ fn dead_letters_are_counted_shown_and_replayed_once() {
     assert_eq!(clicks.verify(0)["different"], 0);
 }
 
+/// Starts a command, and kills it when it has come to `place` and `meanwhile` is done.
+fn killed_at(clicks: &Clicks, place: &str, command: &[&str], meanwhile: impl FnOnce()) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = clicks
+        .project
+        .command(command)
+        .env("TIDEMILL_FAILPOINT", format!("{place}:1:{}", folder.path().display()))
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while !folder.path().join("reached").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "{place}: it ended by itself");
+        assert!(begun.elapsed() < Duration::from_mins(1), "{place} is never reached");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    meanwhile();
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn a_replay_that_is_killed_goes_on_at_the_next() {
     for place in ["replay.before_commit", "replay.after_commit", "dead_letter.before_mark", "dead_letter.after_mark"] {
@@ -140,35 +163,68 @@ fn a_replay_that_is_killed_goes_on_at_the_next() {
         clicks.produce(30);
         clicks.drain();
         clicks.mend();
-        let folder = tempfile::tempdir().unwrap();
-        let mut child = clicks
-            .project
-            .command(&["dead-letters", "replay"])
-            .env("TIDEMILL_FAILPOINT", format!("{place}:1:{}", folder.path().display()))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let begun = Instant::now();
-        while !folder.path().join("reached").exists() {
-            assert!(child.try_wait().unwrap().is_none(), "{place}: it ended by itself");
-            assert!(begun.elapsed() < Duration::from_mins(1), "{place} is never reached");
-            std::thread::sleep(Duration::from_millis(2));
-        }
         // Another replay does the whole work while the first stands still.
-        let beside = place == "replay.before_commit";
-        if beside {
-            clicks.project.ok(&["dead-letters", "replay"]);
-        }
-        child.kill().unwrap();
-        child.wait().unwrap();
+        let beside = || {
+            if place == "replay.before_commit" {
+                clicks.project.ok(&["dead-letters", "replay"]);
+            }
+        };
+        killed_at(&clicks, place, &["dead-letters", "replay"], beside);
 
         clicks.project.ok(&["dead-letters", "replay"]);
 
         assert_eq!(clicks.rows(), [30, 30], "{place}");
         assert_eq!(clicks.open(), 0, "{place}");
         assert_eq!(clicks.verify(0)["different"], 0, "{place}");
+    }
+}
+
+#[test]
+fn a_reset_that_is_killed_is_done_or_not() {
+    let reset = ["streams", "reset", "clicks", "--topic", "clicks", "--to", "earliest", "--truncate", "--yes"];
+    for (place, rows_then) in [("reset.before_commit", [24, 24]), ("reset.after_commit", [0, 0])] {
+        let clicks = Clicks::new();
+        clicks.produce(30);
+        clicks.drain();
+
+        killed_at(&clicks, place, &reset, || ());
+
+        assert_eq!(clicks.rows(), rows_then, "{place}");
+        clicks.drain();
+        assert_eq!((clicks.rows(), clicks.open()), ([24, 24], 6), "{place}");
+        clicks.project.ok(&reset);
+        assert_eq!(clicks.rows(), [0, 0], "{place}");
+        clicks.drain();
+        assert_eq!((clicks.rows(), clicks.open()), ([24, 24], 6), "{place}");
+        assert_eq!(clicks.verify(0)["different"], 0, "{place}");
+    }
+}
+
+#[test]
+fn a_swap_that_is_killed_is_done_or_not() {
+    let swap = ["streams", "backfill", "clicks", "swap", "--topic", "clicks"];
+    let at = |clicks: &Clicks| {
+        let sql = "select count(*) from bronze.clicks where event_at = timestamp '2026-01-05T06:00:00Z'";
+        clicks.project.value(sql).as_u64().unwrap()
+    };
+    for (place, swapped) in [("swap.before_commit", 0), ("swap.after_commit", 24)] {
+        let clicks = Clicks::new();
+        clicks.produce(30);
+        clicks.drain();
+        // The zone of its times was wrong all along.
+        clicks.project.edit("tidemill.toml", |text| text + "\n[streams]\ntimestamps_without_zone = \"Asia/Tbilisi\"\n");
+        let topic = ["--topic", "clicks"];
+        let land = ["streams", "backfill", "clicks", "land", "--from", "earliest", "--to", "latest"];
+        clicks.project.ok(&[land.as_slice(), &topic].concat());
+
+        killed_at(&clicks, place, &swap, || ());
+
+        assert_eq!((clicks.rows(), at(&clicks)), ([24, 24], swapped), "{place}");
+        clicks.project.ok(&swap);
+        assert_eq!((clicks.rows(), at(&clicks)), ([24, 24], 24), "{place}");
+        clicks.produce(5);
+        clicks.drain();
+        assert_eq!((clicks.rows(), clicks.verify(0)["different"].clone()), ([28, 28], json!(0)), "{place}");
     }
 }
 

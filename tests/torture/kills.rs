@@ -16,7 +16,7 @@ const LIFE: u64 = 16;
 /// On S3, where every look at the log is a request.
 const LIFE_ON_S3: u64 = 5;
 
-/// Places that only commands on a stream pass; `r_streams_by_hand.rs` stands at those of a replay.
+/// Places that only commands on a stream pass; `r_streams_by_hand.rs` kills them there.
 const OF_COMMANDS: [&str; 5] = ["replay.", "reset.", "swap.", "dead_letter.before_mark", "dead_letter.after_mark"];
 
 /// The places that landing passes.
@@ -123,9 +123,7 @@ fn every_place(kind: &str, parts: &Parts) {
                     if !budget.left() {
                         break 'all;
                     }
-                    // A gap in a partition of which nothing was ever committed is passed over without a letter (known, see
-                    // docs/architecture.md): lives on S3 are short, so there a partition can still be without a commit.
-                    if matches!(scene, Scene::Conflict | Scene::Gap) && parts.s3.is_some() {
+                    if *scene == Scene::Conflict && parts.s3.is_some() {
                         continue;
                     }
                     if *scene == Scene::Fresh || of_life > life {

@@ -114,6 +114,8 @@ pub(super) struct Staged {
     letter_bytes: usize,
     letter_parts: Option<FileWriter>,
     letters_written: u64,
+    /// Of all letters, in their order.
+    letters_digest: Box<blake3::Hasher>,
     /// Rows.
     pub(super) rows: u64,
     /// Letters.
@@ -131,6 +133,7 @@ impl Staged {
             letter_bytes: 0,
             letter_parts: None,
             letters_written: 0,
+            letters_digest: Box::default(),
             rows: 0,
             dead: 0,
         }
@@ -173,6 +176,7 @@ impl Staged {
     pub(super) fn letter(&mut self, bad: Bad, stream: &str, shown: &str) {
         self.dead += 1;
         self.letter_bytes += bad.raw.len() + bad.detail.len();
+        self.letters_digest.update(&bad.at.to_le_bytes()).update(bad.reason.as_bytes());
         self.letters.push(DeadLetter {
             source: stream.to_owned(),
             topic_or_file: shown.to_owned(),
@@ -212,7 +216,7 @@ impl Staged {
             };
             group.letters.push(FileLetters {
                 app: file.app.clone(),
-                fingerprint: file.fingerprint,
+                reading: reading(file.fingerprint, *self.letters_digest),
                 letters: self.letters,
                 written: (written, self.letters_written),
             });
@@ -221,6 +225,14 @@ impl Staged {
         group.files.push(file);
         Ok(())
     }
+}
+
+/// A number for the letters that one reading of one content gave: with other settings the same file may give others.
+fn reading(fingerprint: i64, mut letters: blake3::Hasher) -> i64 {
+    letters.update(&fingerprint.to_le_bytes());
+    let digest = letters.finalize();
+    let (head, _) = digest.as_bytes().split_at(8);
+    i64::from_le_bytes(head.try_into().unwrap_or_default()) & i64::MAX
 }
 
 /// A file as the table remembers it.

@@ -22,7 +22,7 @@ use super::*;
 use crate::engine::{Engine, EngineSettings};
 use crate::error::Result;
 use crate::format::json::to_json;
-use crate::pipeline::DeadLetters;
+use crate::pipeline::{DeadLetter, DeadLetters, FileLetters};
 use crate::table::{Lake, S3Settings, TableName, parse_type};
 
 struct House {
@@ -277,6 +277,35 @@ async fn a_bad_row_costs_itself_and_is_kept_as_it_was() {
         letter("in/b.jsonl", 5, "type", "{\"id\":\"x\"}"),
     ];
     assert_eq!(house.letters().await, wanted);
+}
+
+/// The letters' commit came through and the rows' did not; then the settings were changed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_read_again_with_other_settings_keeps_the_letters_that_are_new() {
+    let house = House::new();
+    let letters = |lines: &[i64]| FileLetters {
+        app: "s/in/a.csv".to_owned(),
+        reading: lines.iter().sum(),
+        letters: lines
+            .iter()
+            .map(|line| DeadLetter {
+                source: "s".to_owned(),
+                topic_or_file: "in/a.csv".to_owned(),
+                offset_or_line: *line,
+                reason: "type".to_owned(),
+                ..DeadLetter::default()
+            })
+            .collect(),
+        written: (Vec::new(), 0),
+    };
+
+    let mut kept = Vec::new();
+    for lines in [[3, 5].as_slice(), &[3, 5], &[3, 4, 5], &[4]] {
+        kept.push(house.dead.keep_files(vec![letters(lines)], DateTime::UNIX_EPOCH).await.unwrap());
+    }
+
+    assert_eq!(kept, [2, 0, 1, 0]);
+    assert_eq!(house.letters().await.iter().map(|letter| &letter["at"]).collect::<Vec<_>>(), [3, 4, 5]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

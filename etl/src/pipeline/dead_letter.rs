@@ -288,8 +288,8 @@ pub(crate) fn places(batch: &RecordBatch) -> impl Iterator<Item = Place> {
 pub(crate) struct FileLetters {
     /// What the table remembers the file by.
     pub(crate) app: String,
-    /// Which content of the file they are about.
-    pub(crate) fingerprint: i64,
+    /// Which content of the file they are about, and which letters they are.
+    pub(crate) reading: i64,
     /// Those in memory.
     pub(crate) letters: Vec<DeadLetter>,
     /// Those in files that no commit names yet, and how many they are.
@@ -315,8 +315,9 @@ impl DeadLetters {
         Ok(())
     }
 
-    /// Keeps the letters of these files, in one commit; a file whose letters are there already adds nothing. Returns how
-    /// many were new.
+    /// Keeps the letters of these files, in one commit; a file whose letters are there already adds nothing. Where other
+    /// letters of a file are there (it was read with other settings before its rows' commit was lost), those in memory are
+    /// kept that are not open yet, and all of those in files. Returns how many were new.
     ///
     /// # Errors
     /// As [`DeadLetters::keep`].
@@ -338,15 +339,19 @@ impl DeadLetters {
         let mut commit = Commit::append(now);
         let mut fresh = Vec::new();
         let mut count = 0;
-        for file in files {
+        for mut file in files {
             let found = table.txn(&file.app).await?;
-            if found == Some(file.fingerprint) {
+            if found == Some(file.reading) {
                 self.discard(&file.written.0).await?;
                 continue;
             }
+            if found.is_some() && !file.letters.is_empty() {
+                let there = open_letters(&table, &file.letters.iter().collect::<Vec<_>>()).await?;
+                file.letters.retain(|letter| !there.contains(&letter.place()));
+            }
             count += file.letters.len() as u64 + file.written.1;
             commit.expected.push((file.app.clone(), found));
-            commit.txns.push((file.app, file.fingerprint));
+            commit.txns.push((file.app, file.reading));
             commit.actions.extend(file.written.0.into_iter().map(Action::Add));
             fresh.extend(file.letters);
         }

@@ -1,7 +1,7 @@
 //! Which partitions a landing holds: where each stands, and the fence that it stands behind.
 //!
 //! Both are txns of the table: `{stream}/{topic}/{partition}` is the next offset to read, `…/epoch` counts the holders.
-//! Whoever begins to write raises the epoch in a commit without rows; a commit of an earlier holder is refused from then
+//! Whoever begins to write raises the epoch in a commit without rows (and notes where it begins, if it is the first); a commit of an earlier holder is refused from then
 //! on, wherever it was when its process stood still.
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::error::LandingError;
 use super::landing::Landing;
 use crate::error::Result;
 use crate::position::{Bounds, Offset, TopicPartition};
-use crate::table::{Appender, Commit, Guard, Operation};
+use crate::table::{Appender, Commit, Guard, Operation, TableError};
 use crate::topic::Assignment;
 
 /// One partition in our hands.
@@ -20,7 +20,7 @@ pub(super) struct Held {
     pub(super) app: String,
     /// The next offset to read that is not in the table yet.
     pub(super) next: Offset,
-    /// What the table has of it: `None` before the first commit.
+    /// What the table has of it: `None` before somebody first began to write.
     pub(super) committed: Option<i64>,
     pub(super) epoch_app: String,
     /// The epoch found, and ours once the fence is raised.
@@ -70,7 +70,7 @@ pub(super) fn assign(
         let mut from = wanted;
         if wanted < bounds.earliest {
             from = bounds.earliest;
-            // Before the first commit there is nothing that could have been lost.
+            // Before the stream first began there is nothing that it could have lost.
             if held.committed.is_none() {
                 held.next = from;
             } else if landing.record_gaps {
@@ -84,21 +84,38 @@ pub(super) fn assign(
     Ok((assignments, gaps))
 }
 
-/// Raises the fence of every partition in one commit without rows. Returns whether all still stand where we looked: if
-/// not, somebody committed since, and what was read from there on must be read anew.
+/// Raises the fence of every partition in one commit without rows, and notes where those begin of which nothing was
+/// committed yet: what retention deletes from there on is a gap. Returns whether all still stand where we looked: if not,
+/// somebody committed since, and what was read from there on must be read anew.
 ///
 /// # Errors
-/// [`TableError::Fenced`](crate::table::TableError) if somebody else raised a fence meanwhile.
+/// [`TableError::Fenced`] if somebody else raised a fence meanwhile.
 pub(super) async fn take_over(table: &mut Appender, holding: &mut Holding, now: DateTime<Utc>) -> Result<bool> {
     let mut commit = Commit::new(Operation::Fence, Guard::Append, now);
-    for held in holding.values_mut() {
-        let ours = held.epoch.unwrap_or(0) + 1;
+    for held in holding.values() {
         commit.expected.push((held.epoch_app.clone(), held.epoch));
-        commit.txns.push((held.epoch_app.clone(), ours));
-        held.epoch = Some(ours);
+        commit.txns.push((held.epoch_app.clone(), held.epoch.unwrap_or(0) + 1));
+        if held.committed.is_none() {
+            commit.expected.push((held.app.clone(), None));
+            commit.txns.push((held.app.clone(), held.next));
+        }
     }
-    table.commit(commit).await?;
+    match table.commit(commit).await {
+        Ok(_) => {}
+        Err(error) if began_elsewhere(&error, holding) => return Ok(false),
+        Err(error) => return Err(error),
+    }
+    for held in holding.values_mut() {
+        held.epoch = Some(held.epoch.unwrap_or(0) + 1);
+        held.committed = held.committed.or(Some(held.next));
+    }
     Ok(holding.values().all(|held| table.txn(&held.app) == held.committed))
+}
+
+/// Whether somebody made the first commit of a partition that we took for untouched.
+fn began_elsewhere(error: &crate::Error, holding: &Holding) -> bool {
+    let fenced = error.downcast_ref::<TableError>();
+    matches!(fenced, Some(TableError::Fenced { app, .. }) if holding.values().any(|held| held.app == *app))
 }
 
 #[cfg(test)]

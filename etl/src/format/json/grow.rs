@@ -124,6 +124,17 @@ impl Growing {
         Ok(alone.plan.read(record, &mut alone.rows).map(|()| schema))
     }
 
+    /// Whether `record` would be a row of these columns, read as `root` says.
+    pub(crate) fn try_with(
+        &self,
+        columns: &Fields,
+        root: Object,
+        record: &[u8],
+    ) -> Result<Result<(), Malformed>, SchemaError> {
+        let mut alone = Columns::new(Arc::new(Schema::new(columns.clone())))?;
+        Ok(self.plan(root).read(record, &mut alone))
+    }
+
     fn fields(&self, record: &[u8]) -> Result<Fields, Fault> {
         let mut text = Text::new(record)?;
         text.kind()?;
@@ -223,6 +234,11 @@ impl<'r> Learning<'_, 'r> {
     /// The columns so far.
     pub(crate) fn schema(&self) -> &SchemaRef {
         self.growing.schema()
+    }
+
+    /// The rows with the columns so far.
+    pub(crate) fn so_far(&self) -> &Growing {
+        self.growing
     }
 
     /// Takes these columns, which have at least those there are.

@@ -15,7 +15,7 @@ mod text;
 mod values;
 mod write;
 
-pub(crate) use grow::{Growing, Learning};
+pub(crate) use grow::Growing;
 pub use grow::{MAX_COLUMNS, OnUnknown};
 pub use malformed::Malformed;
 pub(crate) use plan::{Node, Object, Plan};

@@ -1,12 +1,11 @@
 //! Debezium's envelopes in JSON, with the schema beside the payload or without one.
 //!
-//! A schema counts from when it is met, also where the payload beside it is refused: it says truly what the source's table
-//! looks like. So a column may get a wider type by a record that is a dead letter itself.
+//! A schema counts from the first record that it makes a row: as everywhere, a record that is refused brings no columns.
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Fields, Schema, SchemaRef};
 use async_trait::async_trait;
 
 use super::debezium::{columns_of, finish, row_columns};
@@ -15,7 +14,7 @@ use super::{Blocked, Body, BodySettings, OnIncompatible, OnUnknown, Refused, Tak
 use crate::error::Result;
 use crate::format::SchemaError;
 use crate::format::debezium::{Connect, Envelope, Meta, Unreadable, meta_fields, of_envelope};
-use crate::format::json::{Growing, Learning, Plan};
+use crate::format::json::{Growing, Malformed, Plan};
 use crate::pipeline::LandingError;
 use crate::pipeline::decode::META_COLUMNS;
 use crate::position::Offset;
@@ -83,18 +82,32 @@ fn place(writers: &[Writer], last: usize, schema: &str) -> Option<usize> {
     }
 }
 
-/// Takes the columns up that a schema brings, unless it contradicts those there are.
-fn adopt(schema: &str, learning: &mut Learning<'_, '_>) -> std::result::Result<Connect, SchemaError> {
+/// Why a schema does not count.
+enum Unfit {
+    /// It contradicts the columns there are.
+    Schema(SchemaError),
+    /// The row beside it is none by it; another one may be.
+    Row(Malformed),
+}
+
+/// What the rows of a schema are, and the columns with those that it brings.
+fn columns_with(schema: &str, rows: &Growing) -> std::result::Result<(Connect, Fields), SchemaError> {
     let broken = |error: serde_json::Error| SchemaError::Unsupported {
         path: "schema".to_owned(),
         found: error.to_string(),
         why: "it is no JSON",
     };
     let connect = of_envelope(&serde_json::from_str(schema).map_err(broken)?)?;
-    let columns = grown(learning.schema().fields(), &connect.fields());
-    connect.object(&columns, "")?;
-    learning.adopt(columns)?;
-    Ok(connect)
+    let columns = grown(rows.schema().fields(), &connect.fields());
+    Ok((connect, columns))
+}
+
+/// What the rows of a schema are and the columns with those that it brings, if `row` then is one.
+fn tried(schema: &str, row: &str, rows: &Growing) -> std::result::Result<(Connect, Fields), Unfit> {
+    let (connect, columns) = columns_with(schema, rows).map_err(Unfit::Schema)?;
+    let object = connect.object(&columns, "").map_err(Unfit::Schema)?;
+    rows.try_with(&columns, object, row.as_bytes()).map_err(Unfit::Schema)?.map_err(Unfit::Row)?;
+    Ok((connect, columns))
 }
 
 #[async_trait]
@@ -130,7 +143,13 @@ impl Body for DebeziumJson {
                 self.last = place;
                 continue;
             }
-            let rows = adopt(schema, &mut learning).map_err(|error| error.to_string());
+            // Without a row there is nothing to read by it.
+            let Some(row) = envelope.row else { continue };
+            let rows = match tried(schema, row, learning.so_far()) {
+                Ok((connect, columns)) => learning.adopt(columns).map(|()| connect).map_err(|error| error.to_string()),
+                Err(Unfit::Schema(error)) => Err(error.to_string()),
+                Err(Unfit::Row(_)) => continue,
+            };
             if let (Err(why), OnIncompatible::Stop) = (&rows, self.on_incompatible) {
                 let error = LandingError::Contradicts { topic: self.topic.clone(), why: why.clone() };
                 // The records before this one can be read: what they need is finished below.
@@ -176,7 +195,14 @@ impl Body for DebeziumJson {
                     Some(Writer { rows: Err(why), .. }) => {
                         return Err(Refused::new("incompatible_schema", why.clone()));
                     }
-                    _ => return Err(Refused::new("unknown_schema", "the schema was not met before")),
+                    _ => {
+                        // It made no row of any record so far, and none of this one.
+                        return Err(match tried(schema, row, &self.rows) {
+                            Err(Unfit::Row(malformed)) => malformed.into(),
+                            Err(Unfit::Schema(error)) => Refused::new("incompatible_schema", error.to_string()),
+                            Ok(_) => Refused::new("unknown_schema", "the schema was not met before"),
+                        });
+                    }
                 }
             }
             (Some(row), None) => {

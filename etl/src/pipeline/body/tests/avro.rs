@@ -264,6 +264,26 @@ fn wide(full: &Value) -> Value {
     schema
 }
 
+/// The same value with decimals of at least 16 bytes: the judge takes fewer for a smaller type than the schema's.
+fn padded(value: AvroValue) -> AvroValue {
+    let inner = |value: Box<AvroValue>| Box::new(padded(*value));
+    match value {
+        AvroValue::Decimal(decimal) => {
+            let bytes = Vec::<u8>::try_from(&decimal).unwrap();
+            let sign = if bytes.first().is_some_and(|first| first & 0x80 != 0) { 0xff } else { 0 };
+            let more = vec![sign; 16_usize.saturating_sub(bytes.len())];
+            AvroValue::Decimal([more, bytes].concat().into())
+        }
+        AvroValue::Union(branch, value) => AvroValue::Union(branch, inner(value)),
+        AvroValue::Array(items) => AvroValue::Array(items.into_iter().map(padded).collect()),
+        AvroValue::Map(items) => AvroValue::Map(items.into_iter().map(|(key, item)| (key, padded(item))).collect()),
+        AvroValue::Record(fields) => {
+            AvroValue::Record(fields.into_iter().map(|(name, field)| (name, padded(field))).collect())
+        }
+        other => other,
+    }
+}
+
 #[tokio::test]
 async fn versions_that_alternate_give_the_rows_that_apache_avro_resolves() {
     let (mut compared, mut refused) = (0, 0);
@@ -312,14 +332,8 @@ async fn versions_that_alternate_give_the_rows_that_apache_avro_resolves() {
         let columns: SchemaRef = Arc::new(arrow_schema(&reader).unwrap());
         let landed = rows(&project(&landed, &columns, &TableName::new("bronze", "events")).unwrap());
         for (row, value) in landed.iter().zip(&taken) {
-            let resolved = match value.clone().resolve(&reader) {
-                Ok(resolved) => resolved,
-                // The judge refuses decimals of its own where they are in a union: no verdict on this row.
-                Err(error) if error.to_string().contains("Decimal(") || error.to_string().starts_with("Precision ") => {
-                    continue;
-                }
-                Err(error) => panic!("seed {seed}: {error}: {reader_text}"),
-            };
+            let resolved = (padded(value.clone()).resolve(&reader))
+                .unwrap_or_else(|error| panic!("seed {seed}: {error}: {reader_text} of {value:?}"));
             let wanted: Cell = expected(&resolved, &reader);
             assert_eq!(row, &wanted, "seed {seed}: {full}");
             compared += 1;

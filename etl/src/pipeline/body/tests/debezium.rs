@@ -221,15 +221,12 @@ async fn what_is_no_envelope_is_refused_alone() {
 }
 
 #[tokio::test]
-#[ignore = "fails: with random rows a record is taken only beside one that is refused; docs/architecture.md names the format as not promised"]
 async fn debezium_json_keeps_the_contract() {
     let (mut rows, mut refused) = (0, 0);
     for seed in [1, 2, 3].into_iter().chain((0..15).map(|_| rand::random())) {
         let mut rng = StdRng::seed_from_u64(seed);
         let typed = rng.random::<bool>();
-        // No type here can become another: a schema counts although its record is refused, so a wider type that came
-        // with a bad record would let later records in (see the module's head).
-        let kinds = ["int32", "string", "boolean", "bytes", "int32"];
+        let kinds = ["int32", "int64", "string", "boolean", "double"];
         let values = (0..60).map(|_| {
             let names = ["a", "b", "c"];
             let value = |rng: &mut StdRng| {
@@ -246,8 +243,7 @@ async fn debezium_json_keeps_the_contract() {
             }
             let op = *["c", "u", "d", "r", "t", "x"].choose(&mut rng).unwrap();
             let mut record = change(op, &Value::Object(row.clone()), &Value::Object(row));
-            // A connector's converter writes schemas beside all payloads of a topic, or beside none.
-            if typed {
+            if typed && rng.random_range(0..4) > 0 {
                 let mut fields = Vec::new();
                 for name in names {
                     if rng.random_range(0..4) > 0 {
