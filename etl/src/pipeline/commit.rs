@@ -37,10 +37,12 @@ pub(super) struct Sealed {
 /// Where partitions end in a run of records.
 pub(super) fn ends(records: &[Record]) -> BTreeMap<i32, (Offset, u64)> {
     let mut ends: BTreeMap<i32, (Offset, u64)> = BTreeMap::new();
-    for record in records {
-        let end = ends.entry(record.partition.partition).or_default();
-        end.0 = record.offset + 1;
-        end.1 += 1;
+    // Records of one partition come many at once.
+    for run in records.chunk_by(|a, b| a.partition.partition == b.partition.partition) {
+        let Some(last) = run.last() else { continue };
+        let end = ends.entry(last.partition.partition).or_default();
+        end.0 = last.offset + 1;
+        end.1 += run.len() as u64;
     }
     ends
 }

@@ -50,20 +50,21 @@ pub async fn land(
     loop {
         let Some(mine) = share.wait(stop).await? else { return Ok(landed) };
         let outcome = match Round::open(around, landing, progress, mine, landed).await {
-            Ok(round) => round.run(&mut share, stop).await,
+            Ok(mut round) => {
+                let end = round.run(&mut share, stop).await;
+                if round.landed.commits > landed.commits {
+                    lost = 0;
+                }
+                // Also where it failed: what was committed before that stays.
+                landed = round.landed;
+                end
+            }
             Err(error) => Err(error),
         };
         share.released();
         match outcome {
-            Ok((end, after)) => {
-                if after.commits > landed.commits {
-                    lost = 0;
-                }
-                landed = after;
-                if end == End::Done {
-                    return Ok(landed);
-                }
-            }
+            Ok(End::Done) => return Ok(landed),
+            Ok(End::Again) => {}
             Err(error) if is_overtaken(&error, landing.shared) && lost < LOST_RACES => {
                 info!(topic = landing.topic, %error, "others were quicker, reading where the table stands");
                 lost += 1;
@@ -199,7 +200,7 @@ impl<'a> Round<'a> {
         })
     }
 
-    async fn run(mut self, share: &mut Share, stop: &CancellationToken) -> Result<(End, Landed)> {
+    async fn run(&mut self, share: &mut Share, stop: &CancellationToken) -> Result<End> {
         let mut event = Event::Start;
         let mut end = End::Done;
         let mut trouble = None;
@@ -237,7 +238,7 @@ impl<'a> Round<'a> {
                             if self.committer.as_ref().is_some_and(|committer| !committer.fenced)
                                 && !self.fence().await?
                             {
-                                return Ok((End::Again, self.landed));
+                                return Ok(End::Again);
                             }
                             if self.records.is_empty() {
                                 opened = Instant::now();
@@ -269,7 +270,7 @@ impl<'a> Round<'a> {
                     }
                     return match trouble {
                         Some(error) => Err(error),
-                        None => Ok((end, self.landed)),
+                        None => Ok(end),
                     };
                 }
             }

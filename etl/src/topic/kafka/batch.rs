@@ -28,13 +28,24 @@ pub(super) enum Came<'a> {
 
 /// A record in librdkafka's memory.
 pub(super) struct Raw<'a> {
-    pub(super) topic: &'a str,
+    /// Stands for the topic as long as its consumer reads it; comparing it is cheaper than comparing names.
+    pub(super) handle: usize,
+    pub(super) topic: Name<'a>,
     pub(super) partition: i32,
     pub(super) offset: i64,
     pub(super) timestamp_ms: i64,
     pub(super) key: Option<&'a [u8]>,
     pub(super) value: Option<&'a [u8]>,
     pub(super) headers: Vec<(String, Bytes)>,
+}
+
+/// The name of a record's topic, which is read only if somebody asks.
+pub(super) struct Name<'a>(&'a Message);
+
+impl<'a> Name<'a> {
+    pub(super) fn read(&self) -> &'a str {
+        self.0.topic()
+    }
 }
 
 /// A consumer with its queue.
@@ -110,27 +121,32 @@ impl Drop for Message {
 }
 
 impl Message {
+    fn topic(&self) -> &str {
+        // SAFETY: the message is alive as long as `self`.
+        let topic = unsafe { self.0.as_ref() }.rkt;
+        if topic.is_null() {
+            return "";
+        }
+        // SAFETY: the topic lives as long as the message, and its name is a C string.
+        text(unsafe { c::rd_kafka_topic_name(topic) })
+    }
+
     fn came(&self) -> Came<'_> {
         // SAFETY: the message is alive as long as `self`.
         let message = unsafe { self.0.as_ref() };
-        let topic = if message.rkt.is_null() {
-            ""
-        } else {
-            // SAFETY: the topic lives as long as the message, and its name is a C string.
-            text(unsafe { c::rd_kafka_topic_name(message.rkt) })
-        };
         let (partition, offset) = (message.partition, message.offset);
-        let code = RDKafkaErrorCode::from(message.err);
-        match code {
-            RDKafkaErrorCode::NoError => {}
-            RDKafkaErrorCode::PartitionEOF => return Came::End { topic, partition, offset },
-            code => return Came::Failed { topic, partition, error: KafkaError::MessageConsumption(code) },
+        if message.err != c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR {
+            return match RDKafkaErrorCode::from(message.err) {
+                RDKafkaErrorCode::PartitionEOF => Came::End { topic: self.topic(), partition, offset },
+                code => Came::Failed { topic: self.topic(), partition, error: KafkaError::MessageConsumption(code) },
+            };
         }
         let mut kind = c::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
         // SAFETY: the message is alive.
         let timestamp_ms = unsafe { c::rd_kafka_message_timestamp(self.0.as_ptr(), &raw mut kind) };
         Came::Record(Raw {
-            topic,
+            handle: message.rkt.addr(),
+            topic: Name(self),
             partition,
             offset,
             timestamp_ms,

@@ -101,7 +101,9 @@ impl KafkaSettings {
         }
         // Defaults stall a full queue for a second each time.
         config.set("fetch.queue.backoff.ms", "10");
-        config.set("queued.min.messages", "1000000");
+        // Of each partition. A small record takes several times its size in the client: with more of them it would be the
+        // client that fills the memory, and it would not be quicker.
+        config.set("queued.min.messages", "20000");
         config.set("queued.max.messages.kbytes", (self.memory >> 10).clamp(1, 2_097_151).to_string());
         Ok(config)
     }

@@ -54,6 +54,7 @@ impl KafkaSource {
                 done: assignment.to.is_some_and(|to| assignment.from >= to),
                 next: assignment.from,
                 partition: Arc::new(assignment.partition.clone()),
+                handle: 0,
                 assignment,
             })
             .collect();
@@ -137,6 +138,8 @@ struct Lane {
     assignment: Assignment,
     /// As records carry it.
     partition: Arc<TopicPartition>,
+    /// The topic as the client knows it; 0 before its first record.
+    handle: usize,
     next: Offset,
     done: bool,
 }
@@ -195,6 +198,9 @@ impl Reader {
             self.check_alive()?;
             return Ok(if self.lanes.iter().all(|lane| lane.done) { Fetched::End } else { Fetched::Nothing });
         }
+        if self.ready.len() <= rows && self.ready.iter().map(Record::size).sum::<usize>() <= budget.bytes {
+            return Ok(Fetched::Records(std::mem::take(&mut self.ready).into()));
+        }
         let mut records = Vec::new();
         let mut bytes = 0;
         while records.len() < rows {
@@ -218,7 +224,7 @@ impl Reader {
             let mut taken = Taken::default();
             let came = queue.take(rows - ready.len(), wait, |came| match came {
                 Came::Record(raw) => {
-                    let Some(lane) = find(lanes, at, raw.topic, raw.partition) else { return };
+                    let Some(lane) = find_by_handle(lanes, at, &raw) else { return };
                     let offset = raw.offset;
                     let past = lane.assignment.to.is_some_and(|to| offset >= to);
                     if !past && offset >= lane.next && !lane.done {
@@ -311,6 +317,21 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Returns the lane of a record; `at` is where it was found last.
+fn find_by_handle<'l>(lanes: &'l mut [Lane], at: &mut usize, raw: &Raw<'_>) -> Option<&'l mut Lane> {
+    let is = |lane: &Lane| lane.handle == raw.handle && lane.partition.partition == raw.partition;
+    if !lanes.get(*at).is_some_and(is) {
+        let known = lanes.iter().position(is);
+        *at = match known {
+            Some(known) => known,
+            None => lanes.iter().position(|lane| lane.assignment.partition.is(raw.topic.read(), raw.partition))?,
+        };
+    }
+    let lane = lanes.get_mut(*at)?;
+    lane.handle = raw.handle;
+    Some(lane)
 }
 
 /// Returns the lane of a partition; `at` is where it was found last.
