@@ -1,9 +1,12 @@
 //! Commands and flags: types only.
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
+use chrono::NaiveDate;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tidemill_etl::stream::To;
+use tidemill_orchestrator::schedule;
 
 use crate::tasks::DEFAULT_GENERATOR;
 
@@ -64,6 +67,11 @@ pub(crate) enum Command {
     /// Work with DAGs
     #[command(subcommand)]
     Dags(Dags),
+    /// Say when the clock will start what: of all DAGs, of one, or of an expression
+    #[command(
+        after_help = "Example: tidemill schedule --next 7d\n         tidemill schedule --cron '30 2 * * *' --tz America/New_York --from 2026-03-07 --next 3 --gap offset"
+    )]
+    Schedule(Schedule),
     /// Look at runs
     #[command(subcommand)]
     Runs(Runs),
@@ -216,6 +224,101 @@ pub(crate) enum Dags {
         #[arg(long = "param", value_name = "KEY=VALUE")]
         params: Vec<Assignment>,
     },
+}
+
+/// `tidemill schedule`.
+#[derive(Debug, Args)]
+pub(crate) struct Schedule {
+    /// Only this DAG
+    #[arg(conflicts_with = "cron")]
+    pub(crate) dag: Option<String>,
+    /// An expression of five fields, or six with seconds first, instead of the project's DAGs
+    #[arg(long, value_name = "EXPR")]
+    pub(crate) cron: Option<String>,
+    /// The time zone of the expression, from the IANA database [default: UTC]
+    #[arg(long = "tz", value_name = "ZONE", requires = "cron")]
+    pub(crate) timezone: Option<String>,
+    /// Only what comes after this instant; without an offset it is taken in the time zone [default: now]
+    #[arg(long, value_name = "INSTANT")]
+    pub(crate) from: Option<String>,
+    /// How many, or how far: `10`, `365d`
+    #[arg(long, value_name = "N|TIME", default_value = "10")]
+    pub(crate) next: Reach,
+    /// What a fixed time does that a change of clocks leaves out: not tick, tick at the first instant after it, or when
+    /// it would have come by the old clock
+    #[arg(long, value_enum, requires = "cron", default_value_t = Gap::Next)]
+    pub(crate) gap: Gap,
+    /// When a fixed time ticks that comes twice
+    #[arg(long, value_enum, requires = "cron", default_value_t = Overlap::First)]
+    pub(crate) overlap: Overlap,
+    /// Only on this day; may be repeated
+    #[arg(long = "include-date", value_name = "DATE", requires = "cron")]
+    pub(crate) include_dates: Vec<NaiveDate>,
+    /// Not on this day; may be repeated
+    #[arg(long = "exclude-date", value_name = "DATE", requires = "cron")]
+    pub(crate) exclude_dates: Vec<NaiveDate>,
+}
+
+/// How far a list goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    /// So many.
+    Count(usize),
+    /// So long.
+    Span(Duration),
+}
+
+impl std::str::FromStr for Reach {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse() {
+            Ok(count) => Ok(Self::Count(count)),
+            Err(_) => crate::settings::parse_duration(text).map(Self::Span),
+        }
+    }
+}
+
+/// What a fixed time does that does not come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Gap {
+    /// Not tick
+    Skip,
+    /// Tick at the first instant after the gap
+    Next,
+    /// Tick when it would have come by the old clock
+    Offset,
+}
+
+impl From<Gap> for schedule::Gap {
+    fn from(gap: Gap) -> Self {
+        match gap {
+            Gap::Skip => Self::Skip,
+            Gap::Next => Self::Next,
+            Gap::Offset => Self::Offset,
+        }
+    }
+}
+
+/// When a fixed time ticks that comes twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Overlap {
+    /// When it comes first
+    First,
+    /// When it comes again
+    Second,
+    /// Both times
+    Both,
+}
+
+impl From<Overlap> for schedule::Overlap {
+    fn from(overlap: Overlap) -> Self {
+        match overlap {
+            Overlap::First => Self::First,
+            Overlap::Second => Self::Second,
+            Overlap::Both => Self::Both,
+        }
+    }
 }
 
 /// `tidemill runs …`.
@@ -443,7 +546,7 @@ pub(crate) enum Tables {
         dry_run: bool,
         /// How long files are kept that no version names any more, such as 7d; without it, as set for the table
         #[arg(long, value_name = "TIME", value_parser = crate::settings::parse_duration)]
-        retain: Option<std::time::Duration>,
+        retain: Option<Duration>,
     },
     /// Put an older version of a table back, with its progress: what came after it is landed or built again
     #[command(after_help = "Example: tidemill tables restore silver.movies --to 3")]

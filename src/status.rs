@@ -74,7 +74,7 @@ pub(crate) fn triggers(dag: &Dag) -> Vec<String> {
     dag.triggers
         .iter()
         .map(|trigger| match trigger {
-            Trigger::Cron(cron) => format!("at `{}` ({})", cron.schedule.expression(), cron.schedule.zone()),
+            Trigger::Schedule(trigger) => trigger.schedule.to_string(),
             Trigger::File(file) => format!("when `{}` arrives", file.path),
             Trigger::Continuous => "continuously".to_owned(),
         })

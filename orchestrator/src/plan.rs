@@ -211,7 +211,7 @@ impl Plan<'_> {
         for (index, trigger) in dag.triggers.iter().enumerate() {
             let number = u32::try_from(index).unwrap_or(u32::MAX);
             match trigger {
-                Trigger::Cron(cron) => {
+                Trigger::Schedule(cron) => {
                     let Some(seen) = view.seen.get(&(dag.id.clone(), number)) else {
                         self.record(Change::Meet { dag: dag.id.clone(), trigger: number });
                         continue;

@@ -169,6 +169,73 @@ fn a_duplicate_points_to_both_places_and_a_loop_to_all() {
 }
 
 #[test]
+fn triggers_by_the_clock_say_what_is_wrong_with_each_key() {
+    let with = |text: &str| format!("[[triggers]]\nkind = \"cron\"\ncron = \"0 9 * * *\"\n{text}{TASK}");
+    let cases: Vec<(String, &[&str])> = vec![
+        (
+            with("gap = \"nxt\""),
+            &[
+                "D0013 4:8 [nxt] `gap` of trigger 1 cannot be `nxt` | not one of the known values | did you mean `next`?",
+            ],
+        ),
+        (with("overlap = \"third\""), &["D0013 4:12 [third] `overlap` of trigger 1 cannot be `third`"]),
+        (
+            with("catch_up_limit = 0"),
+            &["D0013 4:18 [0] `catch_up_limit` of trigger 1 is out of range | must be at least 1"],
+        ),
+        (
+            with("exclude_dates = [\"2026-02-30\"]"),
+            &[
+                "D0013 4:19 [2026-02-30] `2026-02-30` in `exclude_dates` of trigger 1 is neither a date nor a file of dates",
+            ],
+        ),
+        (with("include_dates = []"), &["D0010 1:1 [] trigger 1 never ticks | no day counts on which it would"]),
+        (with("every = \"1h\""), &["D0004 4:1 [every] unknown key `every` in trigger 1"]),
+        (
+            format!("[[triggers]]\nkind = \"every\"\nevery = \"10ms\"{TASK}"),
+            &["D0013 3:10 [10ms] `every` of trigger 1 is out of range"],
+        ),
+        (
+            format!("[[triggers]]\nkind = \"every\"{TASK}"),
+            &["D0006 1:1 [] trigger 1 has no `every` | `every` is missing"],
+        ),
+        (
+            format!("[[triggers]]\nkind = \"evry\"{TASK}"),
+            &[
+                "D0013 2:9 [evry] `kind` of trigger 1 cannot be `evry` | not one of the known values | did you mean `every`?",
+            ],
+        ),
+    ];
+    for (text, wanted) in cases {
+        let shown = show(&text);
+        let fits =
+            shown.len() == wanted.len() && shown.iter().zip(wanted).all(|(shown, wanted)| shown.starts_with(wanted));
+        assert!(fits, "in\n{text}\nfound  {shown:#?}\nwanted {wanted:#?}");
+    }
+}
+
+#[test]
+fn files_of_dates_lie_beside_the_dag_and_a_bad_line_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("holidays.txt"), "# Germany\n2026-12-25  # Christmas\n\n2026-12-26\n").unwrap();
+    let text = |file: &str| {
+        format!("[[triggers]]\nkind = \"cron\"\ncron = \"@daily\"\nexclude_dates = [\"2026-12-24\", \"{file}\"]{TASK}")
+    };
+    let path = folder.path().join("movies.toml");
+    let (dag, problems) = Dag::parse(&path, &text("holidays.txt"), SCRIPT);
+    assert!(problems.is_empty(), "{problems:#?}");
+    let dag = dag.unwrap();
+    let tidemill_orchestrator::dag::Trigger::Schedule(trigger) = &dag.triggers[0] else { panic!("{dag:?}") };
+    let next = trigger.schedule.next("2026-12-23T12:00:00Z".parse().unwrap(), false).unwrap();
+    assert_eq!(next.to_rfc3339(), "2026-12-27T00:00:00+00:00");
+
+    std::fs::write(folder.path().join("bad.txt"), "2026-12-25\n25.12.2026\n").unwrap();
+    let (_, problems) = Dag::parse(&path, &text("bad.txt"), SCRIPT);
+    assert_eq!(problems.len(), 1);
+    assert_eq!((problems[0].line, problems[0].label.as_str()), (4, "line 2 of the file is `25.12.2026`"));
+}
+
+#[test]
 fn columns_count_characters() {
     let found = problems("description = \"größer\" # ü\n[tasks.a]\nkind = \"script\"\ntables = [\"ü\", 1]\n");
     assert_eq!((found[0].code, found[0].line, found[0].column), ("D0005", 4, 10));

@@ -11,6 +11,7 @@ pub(crate) mod init;
 mod models;
 mod query;
 mod runs;
+mod schedule;
 mod schemas;
 mod settings;
 mod streams;
@@ -66,6 +67,7 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Demo(demo) => Box::pin(demo::run(context, &demo)).await,
         Command::Up(up) => Box::pin(up::run(context, &up)).await,
         Command::Dags(command) => Box::pin(dags::run(context, &command)).await,
+        Command::Schedule(asked) => schedule::run(context, &asked),
         Command::Runs(command) => runs::run(context, &command),
         Command::Logs { run, task } => runs::logs(context, &run, task.as_deref()),
         Command::Topics(command) => Box::pin(topics::run(context, &command)).await,

@@ -25,7 +25,7 @@ use serde_json::{Map, Value};
 use crate::OrchestratorError;
 use crate::retry::{RetryPolicy, fnv64};
 use crate::rule::TriggerRule;
-use crate::schedule::CronSchedule;
+use crate::schedule::Schedule;
 use crate::suggest;
 
 pub use kind::{KeySpec, KindSpec, Shape};
@@ -34,6 +34,7 @@ pub use problem::{Problem, Related, Severity};
 pub use schema::schema;
 pub use settings::parse_duration;
 pub(crate) use settings::settle_rendered;
+pub use triggers::parse_instant;
 
 /// One DAG: tasks, their order, and what starts a run of them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -64,7 +65,8 @@ pub enum Trigger {
     /// A file that arrives.
     File(FileTrigger),
     /// The clock.
-    Cron(Box<CronTrigger>),
+    #[serde(rename = "cron")]
+    Schedule(Box<ScheduleTrigger>),
     /// Whenever no run is under way.
     Continuous,
 }
@@ -80,15 +82,18 @@ pub struct FileTrigger {
     pub settle: Duration,
 }
 
-/// Each interval between two ticks of a cron expression gets one run, at its end.
+/// Each interval between two ticks of a schedule gets one run, at its end.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct CronTrigger {
+pub struct ScheduleTrigger {
     /// When it ticks.
-    pub schedule: CronSchedule,
+    pub schedule: Schedule,
     /// The earliest start of an interval. Absent: the tick before the DAG was first seen.
     pub start: Option<DateTime<Utc>>,
     /// Whether intervals missed while nothing ran are made up for.
     pub catch_up: bool,
+    /// How many of them at most, the latest ones; absent: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub catch_up_limit: Option<u32>,
 }
 
 /// The type of a param.

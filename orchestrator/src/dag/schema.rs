@@ -3,6 +3,7 @@ use serde_json::{Map, Value, json};
 
 use super::{KeySpec, KindSpec, ParamType, Shape};
 use crate::rule::RULES;
+use crate::schedule::clock_change::{GAPS, OVERLAPS};
 
 /// Returns the JSON Schema (draft 2020-12) of a DAG file whose tasks are of these kinds.
 pub fn schema(kinds: &[KindSpec]) -> Value {
@@ -69,19 +70,44 @@ fn triggers() -> Value {
         },
         {
             "type": "object", "required": ["kind", "cron"], "additionalProperties": false, "title": "The clock",
-            "properties": {
+            "properties": schedule(&json!({
                 "kind": {"const": "cron"},
                 "cron": text("Five fields (minute hour day-of-month month day-of-week), six with seconds first, or @daily and the like"),
-                "timezone": {"type": "string", "default": "UTC", "description": "An IANA time zone"},
-                "start": text("The earliest start of an interval"),
-                "catch_up": {"type": "boolean", "default": false, "description": "Whether missed intervals are made up for"},
-            },
+                "gap": {"enum": names(GAPS), "default": "next", "description": "What a fixed time does that a change of clocks leaves out: not tick, tick at the first instant after it, or when it would have come by the old clock"},
+                "overlap": {"enum": names(OVERLAPS), "default": "first", "description": "When a fixed time ticks that comes twice"},
+            })),
+        },
+        {
+            "type": "object", "required": ["kind", "every"], "additionalProperties": false, "title": "Every so often",
+            "properties": schedule(&json!({
+                "kind": {"const": "every"},
+                "every": duration("How often, counted from `start`, or from 1970"),
+            })),
         },
         {
             "type": "object", "required": ["kind"], "additionalProperties": false, "title": "Whenever no run is under way",
             "properties": {"kind": {"const": "continuous"}},
         },
     ])
+}
+
+fn names<T>(choices: &[(&'static str, T)]) -> Vec<&'static str> {
+    choices.iter().map(|(name, _)| *name).collect()
+}
+
+/// What every trigger by the clock takes, after its own keys.
+fn schedule(own: &Value) -> Value {
+    let dates = |about: &str| json!({"description": about, "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]});
+    let mut all = own.clone();
+    all["timezone"] = json!({"type": "string", "default": "UTC", "description": "An IANA time zone"});
+    all["start"] = text("The earliest start of an interval");
+    all["catch_up"] =
+        json!({"type": "boolean", "default": false, "description": "Whether missed intervals are made up for"});
+    all["catch_up_limit"] =
+        json!({"type": "integer", "minimum": 1, "description": "How many of them at most, the latest ones"});
+    all["include_dates"] = dates("Only on these days: dates, or files of dates beside the DAG file");
+    all["exclude_dates"] = dates("Not on these days: dates, or files of dates beside the DAG file");
+    all
 }
 
 fn param() -> Value {

@@ -1,14 +1,19 @@
 //! `[[triggers]]`: what starts runs.
+use std::collections::BTreeSet;
 use std::ops::Range;
+use std::path::Path;
 use std::time::Duration;
 
 use chrono::{DateTime, NaiveDate, NaiveDateTime, TimeZone, Utc};
+use chrono_tz::Tz;
 use toml_span::Value;
 
 use super::fields::{Fields, a};
 use super::problem::Problems;
-use super::{CronTrigger, FileTrigger, Param, ParamType, Trigger};
-use crate::schedule::CronSchedule;
+use super::{FileTrigger, Param, ParamType, ScheduleTrigger, Trigger};
+use crate::schedule::calendar::{read_date, read_dates};
+use crate::schedule::clock_change::{GAPS, OVERLAPS};
+use crate::schedule::{Calendar, ClockChange, Schedule};
 use crate::suggest;
 use crate::trigger::check_pattern;
 
@@ -16,10 +21,12 @@ use crate::trigger::check_pattern;
 enum Kind {
     File,
     Cron,
+    Every,
     Continuous,
 }
 
-const KINDS: &[(&str, Kind)] = &[("file", Kind::File), ("cron", Kind::Cron), ("continuous", Kind::Continuous)];
+const KINDS: &[(&str, Kind)] =
+    &[("file", Kind::File), ("cron", Kind::Cron), ("every", Kind::Every), ("continuous", Kind::Continuous)];
 
 /// What several events between two runs become. More ways will come; each is declared, never an accident of speed.
 const BATCHES: &[(&str, ())] = &[("each", ())];
@@ -47,7 +54,7 @@ pub(super) fn triggers(
         let Some(mut fields) = Fields::new(item, format!("trigger {}", index + 1), header, problems) else { continue };
         let place: Range<usize> = fields.get("kind").map_or_else(|| fields.header.clone(), |value| value.span.into());
         if fields.get("kind").is_none() {
-            fields.missing("kind", "`\"file\"`, `\"cron\"` or `\"continuous\"`", problems);
+            fields.missing("kind", "`\"file\"`, `\"cron\"`, `\"every\"` or `\"continuous\"`", problems);
             continue;
         }
         let Some(kind) = fields.choice("kind", KINDS, problems) else { continue };
@@ -58,8 +65,9 @@ pub(super) fn triggers(
                 all.extend(trigger.map(Trigger::File));
                 given
             }
-            Kind::Cron => {
-                all.extend(cron(&mut fields, problems).map(|cron| Trigger::Cron(Box::new(cron))));
+            Kind::Cron | Kind::Every => {
+                let schedule = schedule(&mut fields, matches!(kind, Kind::Cron), problems);
+                all.extend(schedule.map(|schedule| Trigger::Schedule(Box::new(schedule))));
                 None
             }
             Kind::Continuous => {
@@ -126,53 +134,76 @@ fn file(
     Some(FileTrigger { path: path?.0, param: param.map(|(name, _)| name), settle })
 }
 
-fn cron(fields: &mut Fields<'_, '_>, problems: &mut Problems<'_>) -> Option<CronTrigger> {
+/// A trigger by the clock: by a cron expression, or every so often.
+fn schedule(fields: &mut Fields<'_, '_>, by_cron: bool, problems: &mut Problems<'_>) -> Option<ScheduleTrigger> {
+    let found = problems.found.len();
+    let tz = zone(fields, problems);
+    let start = start(fields, tz, problems);
+    let beat = if by_cron { cron(fields, tz, problems) } else { every(fields, tz, start, problems) };
+    let calendar = Calendar {
+        only: fields.get("include_dates").is_some().then(|| dates(fields, "include_dates", problems)),
+        never: dates(fields, "exclude_dates", problems),
+    };
+    let catch_up = fields.boolean("catch_up", problems).unwrap_or(false);
+    let catch_up_limit = fields.count("catch_up_limit", 1, problems);
+    let schedule = beat?.with_calendar(calendar);
+    // A schedule with a fault has been reported; only of a sound one can be said that it never ticks.
+    if problems.found.len() == found && schedule.next(DateTime::UNIX_EPOCH, true).is_none() {
+        problems
+            .add(
+                "D0010",
+                fields.header.clone(),
+                format!("{} never ticks", fields.name),
+                "no day counts on which it would",
+            )
+            .fix(Some("check `include_dates` and `exclude_dates` against the expression".to_owned()));
+    }
+    Some(ScheduleTrigger { schedule, start, catch_up, catch_up_limit })
+}
+
+fn zone(fields: &mut Fields<'_, '_>, problems: &mut Problems<'_>) -> Tz {
+    let Some((name, span)) = fields.text("timezone", problems) else { return Tz::UTC };
+    name.parse().unwrap_or_else(|_| {
+        problems.add("D0011", span, format!("unknown time zone `{name}`"), "not in the IANA time zone database").fix(
+            suggest::nearest(&name, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name())).map_or_else(
+                || Some("use a name such as `UTC` or `Europe/Berlin`".to_owned()),
+                |near| Some(format!("did you mean `{near}`?")),
+            ),
+        );
+        Tz::UTC
+    })
+}
+
+fn start(fields: &mut Fields<'_, '_>, tz: Tz, problems: &mut Problems<'_>) -> Option<DateTime<Utc>> {
+    let (text, span) = fields.text("start", problems)?;
+    let instant = parse_instant(&text, tz);
+    if instant.is_none() {
+        problems
+            .add(
+                "D0013",
+                span,
+                format!("`start` of {} is not an instant", fields.name),
+                "expected a date or a date with a time",
+            )
+            .fix(Some(
+                "write \"2026-01-31\", \"2026-01-31T11:00:00\" (in `timezone`) or \"2026-01-31T11:00:00Z\"".to_owned(),
+            ));
+    }
+    instant
+}
+
+fn cron(fields: &mut Fields<'_, '_>, tz: Tz, problems: &mut Problems<'_>) -> Option<Schedule> {
     let expression = fields.text("cron", problems);
     if expression.is_none() && fields.get("cron").is_none() {
         fields.missing("cron", "an expression such as \"0 11 * * *\"", problems);
     }
-    let zone = fields.text("timezone", problems);
-    let tz = match &zone {
-        None => Some(chrono_tz::UTC),
-        Some((name, span)) => {
-            let found: Option<chrono_tz::Tz> = name.parse().ok();
-            if found.is_none() {
-                problems
-                    .add(
-                        "D0011",
-                        span.clone(),
-                        format!("unknown time zone `{name}`"),
-                        "not in the IANA time zone database",
-                    )
-                    .fix(suggest::nearest(name, chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name())).map_or_else(
-                        || Some("use a name such as `UTC` or `Europe/Berlin`".to_owned()),
-                        |near| Some(format!("did you mean `{near}`?")),
-                    ));
-            }
-            found
-        }
+    let clocks = ClockChange {
+        gap: fields.choice("gap", GAPS, problems).unwrap_or_default(),
+        overlap: fields.choice("overlap", OVERLAPS, problems).unwrap_or_default(),
     };
-    let start = fields.text("start", problems).and_then(|(text, span)| {
-        let instant = instant(&text, tz.unwrap_or(chrono_tz::UTC));
-        if instant.is_none() {
-            problems
-                .add(
-                    "D0013",
-                    span,
-                    format!("`start` of {} is not an instant", fields.name),
-                    "expected a date or a date with a time",
-                )
-                .fix(Some(
-                    "write \"2026-01-31\", \"2026-01-31T11:00:00\" (in `timezone`) or \"2026-01-31T11:00:00Z\""
-                        .to_owned(),
-                ));
-        }
-        instant
-    });
-    let catch_up = fields.boolean("catch_up", problems).unwrap_or(false);
     let (text, span) = expression?;
-    match CronSchedule::new(&text, tz.unwrap_or(chrono_tz::UTC)) {
-        Ok(schedule) => Some(CronTrigger { schedule, start, catch_up }),
+    match Schedule::cron(&text, tz) {
+        Ok(schedule) => Some(schedule.with_clocks(clocks)),
         Err(trouble) => {
             problems
                 .add("D0010", span, format!("`{text}` is not a cron expression"), trouble)
@@ -182,14 +213,65 @@ fn cron(fields: &mut Fields<'_, '_>, problems: &mut Problems<'_>) -> Option<Cron
     }
 }
 
-/// Reads an instant: with an offset as it is, without one in `tz` (the earlier of two, none in a gap).
-fn instant(text: &str, tz: chrono_tz::Tz) -> Option<DateTime<Utc>> {
-    if let Ok(instant) = DateTime::parse_from_rfc3339(text) {
+fn every(
+    fields: &mut Fields<'_, '_>,
+    tz: Tz,
+    start: Option<DateTime<Utc>>,
+    problems: &mut Problems<'_>,
+) -> Option<Schedule> {
+    let given = fields.get("every").map(|value| Range::from(value.span));
+    if given.is_none() {
+        fields.missing("every", "a duration such as \"15m\"", problems);
+    }
+    let every = fields.duration("every", problems)?;
+    match Schedule::every(every, start.unwrap_or(DateTime::UNIX_EPOCH), tz) {
+        Ok(schedule) => Some(schedule),
+        Err(trouble) => {
+            let what = format!("`every` of {} is out of range", fields.name);
+            problems.add("D0013", given.unwrap_or_default(), what, trouble);
+            None
+        }
+    }
+}
+
+/// Dates, and files of them beside the DAG file.
+fn dates(fields: &mut Fields<'_, '_>, key: &'static str, problems: &mut Problems<'_>) -> BTreeSet<NaiveDate> {
+    let mut all = BTreeSet::new();
+    for (text, span) in fields.texts(key, problems) {
+        if let Some(date) = read_date(&text) {
+            all.insert(date);
+            continue;
+        }
+        let what = format!("`{text}` in `{key}` of {} is neither a date nor a file of dates", fields.name);
+        let path = problems.file.parent().unwrap_or_else(|| Path::new("")).join(&text);
+        let trouble = match std::fs::read_to_string(&path).map(|text| read_dates(&text)) {
+            Ok(Ok(dates)) => {
+                all.extend(dates);
+                continue;
+            }
+            Ok(Err((line, found))) => format!("line {line} of the file is `{found}`"),
+            Err(error) => error.to_string(),
+        };
+        problems.add("D0013", span, what, trouble).fix(Some(
+            "write \"2026-12-25\", or the path of a file of such dates, one a line, relative to the DAG file"
+                .to_owned(),
+        ));
+    }
+    all
+}
+
+/// Reads an instant: with an offset as it is, without one in `tz` (the earlier of two, none in a gap). A date is its midnight.
+pub fn parse_instant(text: &str, tz: Tz) -> Option<DateTime<Utc>> {
+    let text = text.trim();
+    let with_offset = DateTime::parse_from_rfc3339(text)
+        .or_else(|_| DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S%.f%z"))
+        .or_else(|_| DateTime::parse_from_str(text, "%Y-%m-%dT%H:%M%#z"));
+    if let Ok(instant) = with_offset {
         return Some(instant.with_timezone(&Utc));
     }
-    let local = NaiveDateTime::parse_from_str(text, "%Y-%m-%dT%H:%M:%S")
-        .or_else(|_| NaiveDateTime::parse_from_str(text, "%Y-%m-%d %H:%M:%S"))
-        .ok()
-        .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()?.and_hms_opt(0, 0, 0))?;
+    let local = ["%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"]
+        .iter()
+        .find_map(|format| NaiveDateTime::parse_from_str(text, format).ok())
+        .or_else(|| read_date(text)?.and_hms_opt(0, 0, 0))?;
     tz.from_local_datetime(&local).earliest().map(|instant| instant.with_timezone(&Utc))
 }

@@ -1,67 +1,69 @@
-//! Cron expressions in a time zone.
+//! Cron expressions: which times on the face of a clock they mean. What a zone makes of these times is [`super::clock_change`]'s business.
 //!
-//! The dialect is croner's: five fields or six with seconds first, names, `L`, `W`, `#`, `@daily`; with both day fields set either is enough; Sunday
-//! is 0 or 7. See `docs/decisions/0002-croner-for-cron.md`. Around a change of clocks it does what Vixie's cron does: a fixed time in the gap
-//! fires right after it, a fixed time that comes twice fires at the first; wildcard hours follow the wall clock.
-use std::fmt;
+//! The dialect is croner's: five fields or six with seconds first (a seventh is the year), names, `L`, `W`, `LW`, `#`, `?` and nicknames; with both
+//! day fields set either is enough (a day-of-week field that begins with `+` asks for both); Sunday is 0 or 7. See
+//! `docs/decisions/0002-croner-for-cron.md`.
 use std::str::FromStr;
 
-use chrono::{DateTime, Utc};
-use chrono_tz::Tz;
+use chrono::{DateTime, NaiveDateTime};
 use croner::Cron;
-use serde::{Deserialize, Serialize};
 
-/// When a cron expression ticks in a time zone.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(try_from = "Text", into = "Text")]
-pub struct CronSchedule {
+/// The times a cron expression means.
+#[derive(Clone)]
+pub(super) struct Pattern {
     expression: String,
-    zone: Tz,
     cron: Cron,
+    fixed: bool,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Text {
-    cron: String,
-    timezone: String,
-}
-
-impl CronSchedule {
+impl Pattern {
     /// Reads an expression.
     ///
     /// # Errors
     /// What is wrong with it, with the name of the field where that is known.
-    pub fn new(expression: &str, zone: Tz) -> Result<Self, String> {
-        let cron = Cron::from_str(expression).map_err(|error| explain(expression, &error))?;
-        let schedule = Self { expression: expression.to_owned(), zone, cron };
+    pub(super) fn new(expression: &str) -> Result<Self, String> {
+        let given = if expression.trim().eq_ignore_ascii_case("@midnight") { "@daily" } else { expression };
+        let cron = Cron::from_str(given).map_err(|error| explain(given, &error))?;
         // 30 February parses, and never comes.
-        match schedule.cron.find_next_occurrence(&DateTime::UNIX_EPOCH.with_timezone(&Tz::UTC), true) {
-            Ok(_) => Ok(schedule),
-            Err(_) => Err("it never ticks".to_owned()),
+        if cron.find_next_occurrence(&DateTime::UNIX_EPOCH, true).is_err() {
+            return Err("it never ticks".to_owned());
         }
+        Ok(Self { expression: expression.to_owned(), fixed: fixed(given), cron })
     }
 
     /// The expression as written.
-    pub fn expression(&self) -> &str {
+    pub(super) fn expression(&self) -> &str {
         &self.expression
     }
 
-    /// The time zone.
-    pub fn zone(&self) -> Tz {
-        self.zone
+    /// Whether it names fixed times of day: single seconds, minutes and hours, or lists of them.
+    ///
+    /// An expression with `*`, a range or a step there means "so often" and follows the clock on the wall whatever that does.
+    pub(super) fn fixed(&self) -> bool {
+        self.fixed
     }
 
-    /// The first tick after `instant`, or at it if `inclusive`.
-    pub fn next(&self, instant: DateTime<Utc>, inclusive: bool) -> Option<DateTime<Utc>> {
-        let from = instant.with_timezone(&self.zone);
-        self.cron.find_next_occurrence(&from, inclusive).ok().map(|tick| tick.with_timezone(&Utc))
+    /// The first time at or after `wall`.
+    pub(super) fn next(&self, wall: NaiveDateTime) -> Option<NaiveDateTime> {
+        // UTC has no gaps: here it is the face of a clock and no zone.
+        self.cron.find_next_occurrence(&wall.and_utc(), true).ok().map(|found| found.naive_utc())
     }
 
-    /// The last tick before `instant`, or at it if `inclusive`.
-    pub fn previous(&self, instant: DateTime<Utc>, inclusive: bool) -> Option<DateTime<Utc>> {
-        let from = instant.with_timezone(&self.zone);
-        self.cron.find_previous_occurrence(&from, inclusive).ok().map(|tick| tick.with_timezone(&Utc))
+    /// The last time at or before `wall`.
+    pub(super) fn previous(&self, wall: NaiveDateTime) -> Option<NaiveDateTime> {
+        self.cron.find_previous_occurrence(&wall.and_utc(), true).ok().map(|found| found.naive_utc())
     }
+}
+
+/// Whether the fields of the time of day are numbers only. A nickname such as `@daily` stands for such numbers, but for `@hourly`.
+fn fixed(expression: &str) -> bool {
+    let fields: Vec<&str> = expression.split_whitespace().collect();
+    let time_of_day = match fields.len() {
+        1 => return !expression.trim().eq_ignore_ascii_case("@hourly"),
+        5 => 2,
+        _ => 3,
+    };
+    fields.iter().take(time_of_day).all(|field| !field.contains(['*', '-', '/', '?']))
 }
 
 /// croner's message, with the field it is about: it names none, so each field is tried alone.
@@ -86,118 +88,48 @@ fn explain(expression: &str, error: &croner::errors::CronError) -> String {
     message.to_owned()
 }
 
-impl fmt::Debug for CronSchedule {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.expression, self.zone)
-    }
-}
-
-impl PartialEq for CronSchedule {
-    fn eq(&self, other: &Self) -> bool {
-        self.expression == other.expression && self.zone == other.zone
-    }
-}
-
-impl From<CronSchedule> for Text {
-    fn from(schedule: CronSchedule) -> Self {
-        Self { cron: schedule.expression, timezone: schedule.zone.name().to_owned() }
-    }
-}
-
-impl TryFrom<Text> for CronSchedule {
-    type Error = String;
-
-    fn try_from(text: Text) -> Result<Self, String> {
-        let zone = text.timezone.parse().map_err(|_| format!("unknown time zone `{}`", text.timezone))?;
-        Self::new(&text.cron, zone)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ticks(expression: &str, zone: &str, from: &str, count: usize) -> Vec<String> {
-        let schedule = CronSchedule::new(expression, zone.parse().unwrap()).unwrap();
-        let mut at: DateTime<Utc> = from.parse().unwrap();
-        (0..count)
-            .map(|_| {
-                at = schedule.next(at, false).unwrap();
-                at.with_timezone(&schedule.zone()).format("%Y-%m-%dT%H:%M:%S%:z").to_string()
-            })
-            .collect()
-    }
-
-    #[test]
-    fn eleven_each_day() {
-        assert_eq!(
-            ticks("0 11 * * *", "UTC", "2026-11-20T10:59:59Z", 2),
-            ["2026-11-20T11:00:00+00:00", "2026-11-21T11:00:00+00:00"]
-        );
-        assert_eq!(ticks("0 11 * * *", "UTC", "2026-11-20T11:00:00Z", 1), ["2026-11-21T11:00:00+00:00"]);
-    }
-
-    #[test]
-    fn sunday_is_zero_and_seven() {
-        for day in ["0", "7", "SUN", "sun"] {
-            assert_eq!(
-                ticks(&format!("0 0 * * {day}"), "UTC", "2026-11-20T00:00:00Z", 1),
-                ["2026-11-22T00:00:00+00:00"],
-                "{day}"
-            );
-        }
-        assert_eq!(ticks("0 0 * * 1", "UTC", "2026-11-20T00:00:00Z", 1), ["2026-11-23T00:00:00+00:00"]);
-    }
-
-    #[test]
-    fn either_day_field_is_enough() {
-        // The 13th, and every Friday.
-        let days = ticks("0 0 13 * 5", "UTC", "2026-11-01T00:00:00Z", 5);
-        assert_eq!(days.iter().map(|day| day.get(8..10).unwrap()).collect::<Vec<_>>(), ["06", "13", "20", "27", "04"]);
-    }
-
-    #[test]
-    fn month_ends_weekdays_and_nicknames() {
-        assert_eq!(
-            ticks("0 0 L * *", "UTC", "2028-01-31T00:00:00Z", 2),
-            ["2028-02-29T00:00:00+00:00", "2028-03-31T00:00:00+00:00"]
-        );
-        assert_eq!(ticks("0 0 31 * *", "UTC", "2026-01-31T00:00:00Z", 1), ["2026-03-31T00:00:00+00:00"]);
-        assert_eq!(ticks("0 0 29 2 *", "UTC", "2026-01-01T00:00:00Z", 1), ["2028-02-29T00:00:00+00:00"]);
-        assert_eq!(ticks("0 0 15W * *", "UTC", "2026-11-01T00:00:00Z", 1), ["2026-11-16T00:00:00+00:00"]);
-        assert_eq!(ticks("0 0 * * FRI#2", "UTC", "2026-11-01T00:00:00Z", 1), ["2026-11-13T00:00:00+00:00"]);
-        assert_eq!(ticks("@monthly", "UTC", "2026-11-20T00:00:00Z", 1), ["2026-12-01T00:00:00+00:00"]);
-        assert_eq!(
-            ticks("*/20 * * * * *", "UTC", "2026-11-20T00:00:00Z", 2),
-            ["2026-11-20T00:00:20+00:00", "2026-11-20T00:00:40+00:00"]
-        );
-    }
-
-    #[test]
-    fn clocks_going_forward_and_back() {
-        // New York, 8 March 2026: 02:00 becomes 03:00.
-        assert_eq!(
-            ticks("30 2 * * *", "America/New_York", "2026-03-07T12:00:00Z", 2),
-            ["2026-03-08T03:00:00-04:00", "2026-03-09T02:30:00-04:00"]
-        );
-        // 1 November 2026: 01:30 comes twice. A fixed time fires once, an hourly one in both hours.
-        assert_eq!(
-            ticks("30 1 * * *", "America/New_York", "2026-10-31T12:00:00Z", 2),
-            ["2026-11-01T01:30:00-04:00", "2026-11-02T01:30:00-05:00"]
-        );
-        assert_eq!(
-            ticks("30 * * * *", "America/New_York", "2026-11-01T05:00:00Z", 3),
-            ["2026-11-01T01:30:00-04:00", "2026-11-01T01:30:00-05:00", "2026-11-01T02:30:00-05:00"]
-        );
-    }
-
     #[test]
     fn what_is_wrong_names_the_field() {
-        let trouble = |text: &str| CronSchedule::new(text, Tz::UTC).unwrap_err();
+        let trouble = |text: &str| Pattern::new(text).err().unwrap();
         assert!(trouble("99 * * * *").starts_with("minute `99`: "), "{}", trouble("99 * * * *"));
         assert!(trouble("0 0 * * BLA").starts_with("day of week `BLA`: "), "{}", trouble("0 0 * * BLA"));
         assert_eq!(trouble("0 0 30 2 *"), "it never ticks");
-        assert!(!trouble("* *").is_empty());
-        assert!(!trouble("").is_empty());
+        for text in [
+            "* *",
+            "",
+            "@sometimes",
+            "* * * * * * * *",
+            "0 24 * * *",
+            "0 0 0 * *",
+            "0 0 * 13 *",
+            "0 0 * * 8",
+            "60 0 0 * * *",
+        ] {
+            assert!(!trouble(text).is_empty(), "{text}");
+        }
+    }
+
+    #[test]
+    fn fixed_times_are_numbers_and_lists_of_them() {
+        for (text, wanted) in [
+            ("30 2 * * *", true),
+            ("0,30 2,3 * * *", true),
+            ("0 30 2 * * *", true),
+            ("@daily", true),
+            ("@midnight", true),
+            ("@hourly", false),
+            ("30 * * * *", false),
+            ("*/15 2 * * *", false),
+            ("30 1-3 * * *", false),
+            ("30 */2 * * *", false),
+            ("* 30 2 * * *", false),
+            ("0 0 2 * * MON *", true),
+        ] {
+            assert_eq!(Pattern::new(text).unwrap().fixed(), wanted, "{text}");
+        }
     }
 }

@@ -1,18 +1,18 @@
 //! Data intervals: the half-open spans between two ticks. A run of an interval starts at its end.
 //!
 //! The rules are those of Airflow's `CronDataIntervalTimetable`: an interval begins where the last one ended; without catch-up the intervals missed
-//! are skipped, except for the latest complete one. A DAG without `start` behaves as if it started at the tick before it was first seen.
+//! are skipped, except for the latest complete one, and with a limited catch-up except for so many of them. A DAG without `start` behaves as if it started at the tick before it was first seen.
 use chrono::{DateTime, Utc};
 
-use super::CronSchedule;
-use crate::dag::CronTrigger;
+use super::Schedule;
+use crate::dag::ScheduleTrigger;
 use crate::run::Interval;
 
 /// Returns the next interval of a trigger, whether or not it has ended yet. Its run is due at the interval's end.
 ///
 /// `last_end`: where the interval of the last scheduled run ended. `first_seen`: when the DAG's trigger was first seen.
 pub fn next(
-    trigger: &CronTrigger,
+    trigger: &ScheduleTrigger,
     last_end: Option<DateTime<Utc>>,
     first_seen: DateTime<Utc>,
     now: DateTime<Utc>,
@@ -22,7 +22,11 @@ pub fn next(
         Some(start) => schedule.next(start, true)?,
         None => schedule.previous(first_seen, true)?,
     };
-    let earliest = if trigger.catch_up { earliest } else { earliest.max(latest_start(schedule, now)?) };
+    let most = if trigger.catch_up { trigger.catch_up_limit } else { Some(1) };
+    let earliest = match most {
+        Some(most) => earliest.max(latest_starts(schedule, now, most)?),
+        None => earliest,
+    };
     let start = match last_end {
         // A changed expression: the new intervals begin at a tick of the new one.
         Some(end) => schedule.previous(end, true)?.max(earliest),
@@ -31,9 +35,25 @@ pub fn next(
     Some(Interval { start, end: schedule.next(start, false)? })
 }
 
-/// The start of the latest interval that has ended.
-fn latest_start(schedule: &CronSchedule, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
-    schedule.previous(schedule.previous(now, true)?, false)
+/// The start of the earliest of the latest `most` intervals that have ended; fewer, if there are not so many.
+fn latest_starts(schedule: &Schedule, now: DateTime<Utc>, most: u32) -> Option<DateTime<Utc>> {
+    let mut start = schedule.previous(now, true)?;
+    for _ in 0..most {
+        let Some(earlier) = schedule.previous(start, false) else { break };
+        start = earlier;
+    }
+    Some(start)
+}
+
+/// The intervals that lie within `[from, to)`, in order, for a backfill: both ends are rounded inwards to ticks.
+pub fn between(schedule: &Schedule, from: DateTime<Utc>, to: DateTime<Utc>) -> impl Iterator<Item = Interval> + '_ {
+    let mut start = schedule.next(from, true);
+    std::iter::from_fn(move || {
+        let interval = Interval { start: start?, end: schedule.next(start?, false)? };
+        start = Some(interval.end);
+        Some(interval).filter(|interval| interval.end <= to)
+    })
+    .fuse()
 }
 
 #[cfg(test)]
@@ -45,15 +65,25 @@ mod tests {
         text.parse().unwrap()
     }
 
-    fn trigger(cron: &str, zone: Tz, start: Option<&str>, catch_up: bool) -> CronTrigger {
-        CronTrigger { schedule: CronSchedule::new(cron, zone).unwrap(), start: start.map(at), catch_up }
+    fn trigger(cron: &str, zone: Tz, start: Option<&str>, catch_up: bool) -> ScheduleTrigger {
+        ScheduleTrigger {
+            schedule: Schedule::cron(cron, zone).unwrap(),
+            start: start.map(at),
+            catch_up,
+            catch_up_limit: None,
+        }
     }
 
     fn interval(start: &str, end: &str) -> Interval {
         Interval { start: at(start), end: at(end) }
     }
 
-    fn next(trigger: &CronTrigger, last: Option<DateTime<Utc>>, seen: DateTime<Utc>, now: DateTime<Utc>) -> Interval {
+    fn next(
+        trigger: &ScheduleTrigger,
+        last: Option<DateTime<Utc>>,
+        seen: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Interval {
         super::next(trigger, last, seen, now).unwrap()
     }
 
@@ -81,6 +111,45 @@ mod tests {
         );
         // Exactly on the boundary the interval that ends there is complete.
         assert_eq!(next(&daily, None, at("2026-11-20T11:00:00Z"), at("2026-11-20T11:00:00Z")), wanted);
+    }
+
+    #[test]
+    fn a_limited_catch_up_makes_up_for_the_latest_intervals_in_order() {
+        let daily = ScheduleTrigger {
+            catch_up_limit: Some(3),
+            ..trigger("0 11 * * *", Tz::UTC, Some("2026-11-01T00:00:00Z"), true)
+        };
+        let now = at("2026-11-20T12:00:00Z");
+        let mut last = None;
+        let starts: Vec<String> = (0..4)
+            .map(|_| {
+                let next = next(&daily, last, now, now);
+                last = Some(next.end);
+                next.start.format("%d").to_string()
+            })
+            .collect();
+        assert_eq!(starts, ["17", "18", "19", "20"]);
+        let all = ScheduleTrigger { catch_up_limit: Some(99), ..daily };
+        assert_eq!(next(&all, None, now, now).start, at("2026-11-01T11:00:00Z"), "there are not so many");
+    }
+
+    #[test]
+    fn a_range_holds_the_intervals_that_lie_in_it_whole() {
+        let schedule = Schedule::cron("0 0 * * *", Tz::UTC).unwrap();
+        let days = |from: &str, to: &str| {
+            between(&schedule, at(from), at(to))
+                .map(|interval| interval.start.format("%d").to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(days("2026-11-01T00:00:00Z", "2026-11-04T00:00:00Z"), ["01", "02", "03"]);
+        assert_eq!(days("2026-11-01T00:00:01Z", "2026-11-03T23:59:59Z"), ["02"]);
+        assert_eq!(days("2026-11-04T00:00:00Z", "2026-11-01T00:00:00Z"), [""; 0]);
+        // Ends of months, and a month's last day as the tick.
+        let monthly = Schedule::cron("0 0 L * *", Tz::UTC).unwrap();
+        let spans: Vec<String> = between(&monthly, at("2027-12-01T00:00:00Z"), at("2028-04-01T00:00:00Z"))
+            .map(|interval| format!("{} {}", interval.start.format("%m-%d"), interval.end.format("%m-%d")))
+            .collect();
+        assert_eq!(spans, ["12-31 01-31", "01-31 02-29", "02-29 03-31"]);
     }
 
     #[test]

@@ -3,14 +3,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::dag::{CronTrigger, Dag, Dags, FileTrigger, TaskDef, Trigger};
+use crate::dag::{Dag, Dags, FileTrigger, ScheduleTrigger, TaskDef, Trigger};
 use crate::history::memory::MemoryHistory;
 use crate::history::{Change, History, HistoryError, HistoryView};
 use crate::invariant::{Violation, check};
 use crate::plan::{Action, Arrived, Ended, Scope, Situation, decide};
 use crate::retry::RetryPolicy;
 use crate::rule::RULES;
-use crate::schedule::CronSchedule;
+use crate::schedule::Schedule;
 use crate::task::{Outcome, Retry, TaskError};
 use crate::trigger::FileId;
 
@@ -327,9 +327,11 @@ fn random_dag(number: u32, dice: &mut Dice) -> Dag {
         .collect();
     let mut triggers = Vec::new();
     if dice.roll(2) == 0
-        && let Ok(schedule) = CronSchedule::new("*/5 * * * *", chrono_tz::UTC)
+        && let Ok(schedule) = Schedule::cron("*/5 * * * *", chrono_tz::UTC)
     {
-        triggers.push(Trigger::Cron(Box::new(CronTrigger { schedule, start: None, catch_up: dice.roll(2) == 0 })));
+        let catch_up = dice.roll(2) == 0;
+        let catch_up_limit = (dice.roll(2) == 0).then(|| 1 + dice.small(4));
+        triggers.push(Trigger::Schedule(Box::new(ScheduleTrigger { schedule, start: None, catch_up, catch_up_limit })));
     }
     if dice.roll(2) == 0 {
         triggers.push(Trigger::File(FileTrigger {
