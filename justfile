@@ -16,6 +16,14 @@ tour *ARGS:
 sim *ARGS:
     cargo test -p tidemill-orchestrator --test main -- worlds --nocapture {{ARGS}}
 
+# One world again, by the seed that a failure told: `just world 8131 300`.
+world SEED STEPS="300":
+    SIM_SEED={{SEED}} SIM_STEPS={{STEPS}} cargo test -p tidemill-orchestrator --test main -- one_world --nocapture
+
+# Kills the process tree under a chain of 40 and a fan of 200 commands, 200 times each.
+kills:
+    TIDEMILL_KILLS=200 cargo test --workspace --all-features --test main u_killed_runs -- --test-threads=1 --nocapture
+
 # Kills the real process 25 times at every place of the write path and 1,000 times at any moment, and compares the lake with
 # what was produced. Takes hours; with services (tests/services/up kafka s3 registry) on them too.
 torture *ARGS:

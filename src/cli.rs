@@ -76,12 +76,21 @@ pub(crate) enum Command {
     #[command(subcommand)]
     Runs(Runs),
     /// Print what the tasks of a run logged
-    #[command(after_help = "Example: tidemill logs consumer_events-20260105 land")]
+    #[command(after_help = "Example: tidemill logs consumer_events-20260105 land -f")]
     Logs {
         /// The run, or the first letters of its id
         run: String,
         /// Only this task
         task: Option<String>,
+        /// Go on until the run has ended
+        #[arg(short, long)]
+        follow: bool,
+    },
+    /// Say why a DAG, a run or a task waits: the one fact, who holds it, since when, until when
+    #[command(after_help = "Example: tidemill why daily_sales.load")]
+    Why {
+        /// A DAG, a run (or the first letters of its id), or either with `.TASK`
+        what: String,
     },
     /// Work with topics, embedded or in Kafka
     #[command(subcommand)]
@@ -223,7 +232,83 @@ pub(crate) enum Dags {
         /// Give a param; may be repeated
         #[arg(long = "param", value_name = "KEY=VALUE")]
         params: Vec<Assignment>,
+        /// Only if no run of the DAG was asked for with this key before; else that run is named
+        #[arg(long)]
+        key: Option<String>,
     },
+    /// Let a DAG start no runs by itself; people still can
+    #[command(after_help = "Example: tidemill dags pause movies_catalog")]
+    Pause {
+        /// The DAG
+        id: String,
+    },
+    /// Let a paused DAG start runs again
+    #[command(after_help = "Example: tidemill dags resume movies_catalog")]
+    Resume {
+        /// The DAG
+        id: String,
+    },
+    /// Ask the running `tidemill up` for the runs of a range of time, with a limit of its own
+    #[command(after_help = "Example: tidemill dags backfill daily_sales --from 2026-01-01 --to 2026-02-01 --missing")]
+    Backfill(BackfillDag),
+    /// Run a whole DAG in this process, without a trace in the history: waits are skipped, not waited for
+    #[command(
+        after_help = "Example: tidemill dags test daily_sales --at 2026-01-05 --fixtures tests/daily_sales.toml --dry"
+    )]
+    Test(TestDag),
+}
+
+/// `tidemill dags backfill`.
+#[derive(Debug, Args)]
+pub(crate) struct BackfillDag {
+    /// The DAG
+    pub(crate) id: String,
+    /// The first instant of the range; without an offset it is taken in the schedule's time zone
+    #[arg(long, value_name = "INSTANT", required_unless_present = "cancel")]
+    pub(crate) from: Option<String>,
+    /// The first instant after the range
+    #[arg(long, value_name = "INSTANT", required_unless_present = "cancel")]
+    pub(crate) to: Option<String>,
+    /// Only intervals that no run has covered with success, or is about to
+    #[arg(long)]
+    pub(crate) missing: bool,
+    /// The latest interval first
+    #[arg(long)]
+    pub(crate) reverse: bool,
+    /// How many of its runs may be open at once; the DAG's own limit does not count them
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) at_once: u32,
+    /// Which trigger of the DAG by the clock, from 0; without it, the only one
+    #[arg(long)]
+    pub(crate) trigger: Option<usize>,
+    /// Give a param; may be repeated
+    #[arg(long = "param", value_name = "KEY=VALUE")]
+    pub(crate) params: Vec<Assignment>,
+    /// Only list the intervals
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Make no more runs of this backfill
+    #[arg(long, value_name = "BACKFILL", conflicts_with_all = ["from", "to"])]
+    pub(crate) cancel: Option<String>,
+}
+
+/// `tidemill dags test`.
+#[derive(Debug, Args)]
+pub(crate) struct TestDag {
+    /// The DAG
+    pub(crate) id: String,
+    /// Run for the interval that contains this instant
+    #[arg(long, value_name = "INSTANT")]
+    pub(crate) at: Option<String>,
+    /// Give a param; may be repeated
+    #[arg(long = "param", value_name = "KEY=VALUE")]
+    pub(crate) params: Vec<Assignment>,
+    /// A file with `[tasks.NAME]` tables (`state`, `result`, `summary`): these tasks do that and nothing else
+    #[arg(long, value_name = "FILE")]
+    pub(crate) fixtures: Option<PathBuf>,
+    /// Tasks without a fixture do nothing and are done
+    #[arg(long)]
+    pub(crate) dry: bool,
 }
 
 /// `tidemill schedule`.
@@ -330,6 +415,9 @@ pub(crate) enum Runs {
         /// Only runs of this DAG
         #[arg(long)]
         dag: Option<String>,
+        /// Only in this state: queued, running, success, failed or cancelled
+        #[arg(long)]
+        state: Option<String>,
         /// At most this many
         #[arg(long, default_value_t = 20)]
         limit: usize,
@@ -340,6 +428,59 @@ pub(crate) enum Runs {
         /// The run, or the first letters of its id
         run: String,
     },
+    /// Draw when each task of a run ran
+    #[command(after_help = "Example: tidemill runs gantt consumer_events-20260105")]
+    Gantt {
+        /// The run, or the first letters of its id
+        run: String,
+    },
+    /// Forget runs that ended long ago, with their logs; files and events that started them stay known
+    #[command(after_help = "Example: tidemill runs forget --older-than 90d")]
+    Forget {
+        /// How long ago they ended at least
+        #[arg(long, value_name = "TIME", value_parser = crate::settings::parse_duration)]
+        older_than: Duration,
+    },
+    /// Stop a run: its tasks are asked to stop, and it ends as cancelled
+    #[command(after_help = "Example: tidemill runs cancel consumer_events-20260105")]
+    Cancel {
+        /// The run, or the first letters of its id
+        run: String,
+    },
+    /// Let tasks of a run be done again, with what had no chance because of them; a run that has ended goes on
+    #[command(after_help = "Example: tidemill runs clear consumer_events-20260105 land --downstream")]
+    Clear {
+        /// The run, or the first letters of its id
+        run: String,
+        /// The tasks; without any, all that failed
+        tasks: Vec<String>,
+        /// And all tasks after them
+        #[arg(long)]
+        downstream: bool,
+    },
+    /// Say how tasks of a run have ended; what had no chance because of them gets another
+    #[command(after_help = "Example: tidemill runs mark consumer_events-20260105 land --as success")]
+    Mark {
+        /// The run, or the first letters of its id
+        run: String,
+        /// The tasks
+        #[arg(required = true)]
+        tasks: Vec<String>,
+        /// How
+        #[arg(long = "as", value_enum)]
+        state: MarkAs,
+    },
+}
+
+/// How a task is said to have ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum MarkAs {
+    /// Done
+    Success,
+    /// Failed
+    Failed,
+    /// Not needed
+    Skipped,
 }
 
 /// `tidemill topics …`.

@@ -1,4 +1,5 @@
 //! The `tidemill` binary: reads the command line, wires the parts, reports how it went.
+mod call;
 mod cli;
 mod commands;
 mod embedded;
@@ -15,6 +16,7 @@ mod stop;
 mod streams;
 mod suggest;
 mod tasks;
+mod triggers;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;

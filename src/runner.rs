@@ -10,6 +10,7 @@ use tidemill_orchestrator::{
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::call::People;
 use crate::embedded::ERRORS;
 use crate::failure::{Exit, Failure, Result, dag_problems};
 use crate::lakehouse::Lakehouse;
@@ -44,6 +45,8 @@ impl Runner {
             project.state("logs")?,
         );
         config.grace = project.settings.server.grace;
+        config.pools.clone_from(&project.settings.pools);
+        config.caller = Some(Arc::new(People { project_dir: project.root.clone() }));
         Ok(Self { house: Arc::clone(house), history, scheduler: Arc::new(Scheduler::new(config)), loaded })
     }
 
@@ -82,6 +85,7 @@ impl Runner {
             dag: dag.to_owned(),
             params,
             options,
+            interval: None,
             by: "command line".to_owned(),
             events: Some(sender),
             cancel: cancel.child_token(),
@@ -123,6 +127,10 @@ pub(crate) async fn show(report: Report, mut events: mpsc::Receiver<RunEvent>) {
             RunEvent::TaskEnded { run, task, state, summary, error, retry_at, .. } => {
                 let Some(bar) = under_way.remove(&(run, task)) else { continue };
                 match (state, error) {
+                    (TaskState::Deferred, _) => {
+                        let at = retry_at.map(|at| at.format("; looks again at %H:%M:%S").to_string());
+                        bar.done(format_args!("{summary}{}", at.unwrap_or_default()));
+                    }
                     (TaskState::UpForRetry, Some(error)) => {
                         let at = retry_at.map(|at| at.format(" at %H:%M:%S").to_string()).unwrap_or_default();
                         bar.done(format_args!("{}; tried again{at}", error.what));

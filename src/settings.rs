@@ -59,6 +59,8 @@ pub(crate) struct Settings {
     pub(crate) server: Server,
     /// `[paths]`
     pub(crate) paths: Paths,
+    /// `[pools]`: how many slots each pool of tasks has.
+    pub(crate) pools: BTreeMap<String, u32>,
     /// `[vars]`: texts, numbers, true or false.
     pub(crate) vars: serde_json::Map<String, serde_json::Value>,
     /// Every setting as `tidemill settings` lists it.
@@ -471,6 +473,11 @@ impl Typed<'_> {
                 schemas: self.path("paths.schemas"),
                 state,
             },
+            pools: self
+                .names("pools")
+                .into_iter()
+                .map(|(key, name)| (name, u32::try_from(self.integer(&key, 1, 1_000_000)).unwrap_or(u32::MAX)))
+                .collect(),
             vars: self.names("vars").into_iter().filter_map(|(key, name)| Some((name, self.var(&key)?))).collect(),
             listing: Vec::new(),
         }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::SecondsFormat;
-use tidemill_orchestrator::dag::Trigger;
+use tidemill_orchestrator::dag::{EventOf, Trigger};
 use tidemill_orchestrator::history::RunFilter;
 use tidemill_orchestrator::{Dag, History as _, OrchestratorError, Scheduler, SqliteHistory};
 
@@ -76,6 +76,11 @@ pub(crate) fn triggers(dag: &Dag) -> Vec<String> {
         .map(|trigger| match trigger {
             Trigger::Schedule(trigger) => trigger.schedule.to_string(),
             Trigger::File(file) => format!("when `{}` arrives", file.path),
+            Trigger::Event(event) => match &event.of {
+                EventOf::Dag { dag, any_end: true } => format!("when a run of `{dag}` has ended"),
+                EventOf::Dag { dag, any_end: false } => format!("when a run of `{dag}` has succeeded"),
+                EventOf::Table(table) => format!("when `{table}` has a new version"),
+            },
             Trigger::Continuous => "continuously".to_owned(),
         })
         .collect()

@@ -24,7 +24,10 @@ mod p_rules_and_clean_events;
 mod project;
 mod q_other_readers;
 mod r_streams_by_hand;
+mod s_schedules;
+mod t_any_work;
 mod torture;
+mod u_killed_runs;
 
 use std::path::Path;
 use std::process::{Command, Output};

@@ -7,11 +7,16 @@ use crate::run::{Cause, RunState, TaskState};
 /// Every invariant by its id.
 pub const INVARIANTS: &[(&str, &str)] = &[
     ("R1", "a task instance has at most one live attempt"),
-    ("R2", "a task that has ended never runs again"),
-    ("R3", "a crash spends no retry: there are as many attempts as failures, and one more at most"),
+    ("R2", "a task that has ended never runs again, unless somebody clears it"),
+    (
+        "R3",
+        "a crash spends no retry: there are as many attempts as failures, and one more at most, since a task was last cleared",
+    ),
     ("R4", "a file starts one run of a DAG, an interval one run of a trigger"),
     ("R5", "no more runs of a DAG run at once than it allows"),
     ("R6", "a run has ended if and only if all its tasks have, unless it never began"),
+    ("R8", "of what running tasks hold there is never more than there is"),
+    ("R9", "an interval of a backfill gets one run, and no more of its runs are open at once than it allows"),
     ("R7", "every run ends once nothing disturbs it any more"),
 ];
 
@@ -35,14 +40,16 @@ pub fn check(history: &dyn History) -> Result<Vec<Violation>, HistoryError> {
     for run in history.runs(&RunFilter { limit: usize::MAX, ..RunFilter::default() })? {
         let only = match &run.cause {
             Cause::File { path, size, modified } => Some(format!("{} {path} {size} {modified}", run.dag)),
-            Cause::Cron { trigger } => Some(format!("{} {trigger} {:?}", run.dag, run.interval)),
+            Cause::Schedule { trigger } => Some(format!("{} {trigger} {:?}", run.dag, run.interval)),
+            Cause::Event { trigger, keys } => Some(format!("event {} {trigger} {keys:?}", run.dag)),
+            Cause::Backfill { backfill, number } => Some(format!("backfill {backfill} {number}")),
             Cause::Manual { .. } | Cause::Continuous => None,
         };
         if let Some(only) = only.filter(|only| !once.insert(only.clone())) {
             found.push(Violation { id: "R4", what: format!("a second run for {only}: {}", run.id) });
         }
         let definition = history.definition(&run.id)?;
-        if run.state == RunState::Running {
+        if run.state == RunState::Running && run.backfill().is_none() {
             let count = running.entry(run.dag.clone()).or_default();
             *count += 1;
             if definition.as_ref().is_some_and(|dag| *count > dag.max_active_runs) {
@@ -56,12 +63,14 @@ pub fn check(history: &dyn History) -> Result<Vec<Violation>, HistoryError> {
         }
         let attempts = history.attempts(&run.id)?;
         for task in &tasks {
-            let of_task: Vec<_> = attempts.iter().filter(|attempt| attempt.task == task.task).collect();
+            let of_task: Vec<_> =
+                attempts.iter().filter(|attempt| attempt.task == task.task && attempt.number > task.base).collect();
             let failed = of_task.iter().filter(|attempt| attempt.state == TaskState::Failed).count();
             let open = of_task.iter().filter(|attempt| attempt.state == TaskState::Running).count();
-            if of_task.len() != task.attempt as usize
+            let runs = matches!(task.state, TaskState::Running | TaskState::Deferred);
+            if of_task.len() + task.base as usize != task.attempt as usize
                 || of_task.len() > failed + 1
-                || open != usize::from(task.state == TaskState::Running)
+                || open != usize::from(runs)
             {
                 let what = format!(
                     "{}/{}: {} attempts, {failed} failed, {open} open, {}",

@@ -34,6 +34,6 @@ pub use clock::{Clock, WallClock};
 pub use dag::{Dag, Dags, KeySpec, KindSpec, Loaded, Problem, Severity, Shape};
 pub use error::OrchestratorError;
 pub use history::{History, HistoryError, memory::MemoryHistory, sqlite::SqliteHistory};
-pub use run::{Attempt, Cause, Interval, Run, RunState, TaskInstance, TaskState};
-pub use scheduler::{RunEvent, RunReport, RunRequest, Scheduler, SchedulerConfig, TaskReport};
+pub use run::{Attempt, Cause, Choice, Interval, Run, RunState, TaskInstance, TaskState};
+pub use scheduler::{Caller, RunEvent, RunReport, RunRequest, Scheduler, SchedulerConfig, TaskReport};
 pub use task::{Outcome, Progress, Retry, Task, TaskContext, TaskError, TaskFactory, TaskLog};

@@ -45,7 +45,7 @@ impl Owner {
         let space = std::fs::read_link("/proc/self/ns/pid").map(|link| link.display().to_string()).unwrap_or_default();
         let host = format!("{} {space}", read("/proc/sys/kernel/hostname"));
         let boot = read("/proc/sys/kernel/random/boot_id");
-        let started = start_of(pid).unwrap_or_default();
+        let started = process_started(pid).unwrap_or_default();
         let digits = crate::retry::fnv64(format!("{host}\n{boot}\n{pid}\n{started}\n{salt}").as_bytes());
         Self { id: format!("{pid}-{digits:016x}"), host, boot, pid, started }
     }
@@ -55,7 +55,7 @@ impl Owner {
         if self.host != here.host || here.started.is_empty() || here.boot.is_empty() {
             return None;
         }
-        Some(self.boot != here.boot || start_of(self.pid).is_none_or(|started| started != self.started))
+        Some(self.boot != here.boot || process_started(self.pid).is_none_or(|started| started != self.started))
     }
 }
 
@@ -67,7 +67,7 @@ impl OwnerRecord {
 }
 
 /// When a process started, in ticks since boot; `None` if there is no such process (or only its remains).
-fn start_of(pid: u32) -> Option<String> {
+pub fn process_started(pid: u32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name, in parentheses, may hold anything; what follows the last one is numbers. State is field 3, start time field 22.
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();

@@ -33,6 +33,8 @@ pub enum TriggerRule {
     NoneSkipped,
     /// Starts at once, whatever is before it.
     Always,
+    /// All ended, none was skipped, and at least one succeeded.
+    AllDoneMinOneSuccess,
 }
 
 /// What a trigger rule says about a task that has not started.
@@ -61,6 +63,7 @@ pub const RULES: &[(&str, TriggerRule)] = &[
     ("none_failed_min_one_success", TriggerRule::NoneFailedMinOneSuccess),
     ("none_skipped", TriggerRule::NoneSkipped),
     ("always", TriggerRule::Always),
+    ("all_done_min_one_success", TriggerRule::AllDoneMinOneSuccess),
 ];
 
 impl TriggerRule {
@@ -83,11 +86,11 @@ impl TriggerRule {
             Self::AllSuccess | Self::NoneFailed | Self::NoneFailedMinOneSuccess if broken > 0 => {
                 Some(Verdict::UpstreamFailed)
             }
-            Self::AllSuccess | Self::NoneSkipped if skipped > 0 => Some(Verdict::Skip),
+            Self::AllSuccess | Self::NoneSkipped | Self::AllDoneMinOneSuccess if skipped > 0 => Some(Verdict::Skip),
             Self::AllFailed if success + skipped > 0 => Some(Verdict::Skip),
             Self::AllSkipped if success + broken > 0 => Some(Verdict::Skip),
             Self::OneSuccess if done && skipped == all => Some(Verdict::Skip),
-            Self::OneSuccess if done && success == 0 => Some(Verdict::UpstreamFailed),
+            Self::OneSuccess | Self::AllDoneMinOneSuccess if done && success == 0 => Some(Verdict::UpstreamFailed),
             Self::OneFailed if done && broken == 0 => Some(Verdict::Skip),
             Self::OneDone if done && success + failed == 0 => Some(Verdict::Skip),
             Self::NoneFailedMinOneSuccess if skipped == all => Some(Verdict::Skip),
@@ -99,7 +102,7 @@ impl TriggerRule {
         let ready = match self {
             Self::AllSuccess => success == all,
             Self::AllFailed => broken == all,
-            Self::AllDone | Self::NoneSkipped => done,
+            Self::AllDone | Self::NoneSkipped | Self::AllDoneMinOneSuccess => done,
             Self::AllSkipped => skipped == all,
             Self::OneSuccess => success > 0,
             Self::OneFailed => broken > 0,
@@ -121,23 +124,23 @@ mod tests {
     #[test]
     fn the_truth_table_is_airflows() {
         #[rustfmt::skip]
-        let table: &[(&[TaskState], [Verdict; 11])] = &[
-            //          all_success     all_failed all_done all_skipped one_success     one_failed one_done none_failed     nf_min_one      none_skipped always
-            (&[S, S],  [Ready,          Skip,      Ready,   Skip,       Ready,          Skip,      Ready,   Ready,          Ready,          Ready,       Ready]),
-            (&[S, W],  [Wait,           Skip,      Wait,    Skip,       Ready,          Wait,      Ready,   Wait,           Wait,           Wait,        Ready]),
-            (&[S, R],  [Wait,           Skip,      Wait,    Skip,       Ready,          Wait,      Ready,   Wait,           Wait,           Wait,        Ready]),
-            (&[S, F],  [UpstreamFailed, Skip,      Ready,   Skip,       Ready,          Ready,     Ready,   UpstreamFailed, UpstreamFailed, Ready,       Ready]),
-            (&[S, U],  [UpstreamFailed, Skip,      Ready,   Skip,       Ready,          Ready,     Ready,   UpstreamFailed, UpstreamFailed, Ready,       Ready]),
-            (&[S, K],  [Skip,           Skip,      Ready,   Skip,       Ready,          Skip,      Ready,   Ready,          Ready,          Skip,        Ready]),
-            (&[F, F],  [UpstreamFailed, Ready,     Ready,   Skip,       UpstreamFailed, Ready,     Ready,   UpstreamFailed, UpstreamFailed, Ready,       Ready]),
-            (&[F, U],  [UpstreamFailed, Ready,     Ready,   Skip,       UpstreamFailed, Ready,     Ready,   UpstreamFailed, UpstreamFailed, Ready,       Ready]),
-            (&[U, U],  [UpstreamFailed, Ready,     Ready,   Skip,       UpstreamFailed, Ready,     Skip,    UpstreamFailed, UpstreamFailed, Ready,       Ready]),
-            (&[F, W],  [UpstreamFailed, Wait,      Wait,    Skip,       Wait,           Ready,     Ready,   UpstreamFailed, UpstreamFailed, Wait,        Ready]),
-            (&[F, K],  [UpstreamFailed, Skip,      Ready,   Skip,       UpstreamFailed, Ready,     Ready,   UpstreamFailed, UpstreamFailed, Skip,        Ready]),
-            (&[K, K],  [Skip,           Skip,      Ready,   Ready,      Skip,           Skip,      Skip,    Ready,          Skip,           Skip,        Ready]),
-            (&[K, W],  [Skip,           Skip,      Wait,    Wait,       Wait,           Wait,      Wait,    Wait,           Wait,           Skip,        Ready]),
-            (&[W, W],  [Wait,           Wait,      Wait,    Wait,       Wait,           Wait,      Wait,    Wait,           Wait,           Wait,        Ready]),
-            (&[],      [Ready,          Ready,     Ready,   Ready,      Ready,          Ready,     Ready,   Ready,          Ready,          Ready,       Ready]),
+        let table: &[(&[TaskState], [Verdict; 12])] = &[
+            //          all_success     all_failed all_done all_skipped one_success     one_failed one_done none_failed     nf_min_one      none_skipped always all_done_min_one_success
+            (&[S, S],  [Ready,          Skip,      Ready,   Skip,       Ready,          Skip,      Ready,   Ready,          Ready,          Ready,       Ready,  Ready]),
+            (&[S, W],  [Wait,           Skip,      Wait,    Skip,       Ready,          Wait,      Ready,   Wait,           Wait,           Wait,        Ready,  Wait]),
+            (&[S, R],  [Wait,           Skip,      Wait,    Skip,       Ready,          Wait,      Ready,   Wait,           Wait,           Wait,        Ready,  Wait]),
+            (&[S, F],  [UpstreamFailed, Skip,      Ready,   Skip,       Ready,          Ready,     Ready,   UpstreamFailed, UpstreamFailed, Ready,       Ready,  Ready]),
+            (&[S, U],  [UpstreamFailed, Skip,      Ready,   Skip,       Ready,          Ready,     Ready,   UpstreamFailed, UpstreamFailed, Ready,       Ready,  Ready]),
+            (&[S, K],  [Skip,           Skip,      Ready,   Skip,       Ready,          Skip,      Ready,   Ready,          Ready,          Skip,        Ready,  Skip]),
+            (&[F, F],  [UpstreamFailed, Ready,     Ready,   Skip,       UpstreamFailed, Ready,     Ready,   UpstreamFailed, UpstreamFailed, Ready,       Ready,  UpstreamFailed]),
+            (&[F, U],  [UpstreamFailed, Ready,     Ready,   Skip,       UpstreamFailed, Ready,     Ready,   UpstreamFailed, UpstreamFailed, Ready,       Ready,  UpstreamFailed]),
+            (&[U, U],  [UpstreamFailed, Ready,     Ready,   Skip,       UpstreamFailed, Ready,     Skip,    UpstreamFailed, UpstreamFailed, Ready,       Ready,  UpstreamFailed]),
+            (&[F, W],  [UpstreamFailed, Wait,      Wait,    Skip,       Wait,           Ready,     Ready,   UpstreamFailed, UpstreamFailed, Wait,        Ready,  Wait]),
+            (&[F, K],  [UpstreamFailed, Skip,      Ready,   Skip,       UpstreamFailed, Ready,     Ready,   UpstreamFailed, UpstreamFailed, Skip,        Ready,  Skip]),
+            (&[K, K],  [Skip,           Skip,      Ready,   Ready,      Skip,           Skip,      Skip,    Ready,          Skip,           Skip,        Ready,  Skip]),
+            (&[K, W],  [Skip,           Skip,      Wait,    Wait,       Wait,           Wait,      Wait,    Wait,           Wait,           Skip,        Ready,  Skip]),
+            (&[W, W],  [Wait,           Wait,      Wait,    Wait,       Wait,           Wait,      Wait,    Wait,           Wait,           Wait,        Ready,  Wait]),
+            (&[],      [Ready,          Ready,     Ready,   Ready,      Ready,          Ready,     Ready,   Ready,          Ready,          Ready,       Ready,  Ready]),
         ];
         for (upstream, verdicts) in table {
             for ((name, rule), verdict) in RULES.iter().zip(verdicts) {

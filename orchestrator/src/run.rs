@@ -25,7 +25,8 @@ pub enum Cause {
         by: String,
     },
     /// An interval ended.
-    Cron {
+    #[serde(rename = "cron")]
+    Schedule {
         /// Which trigger of the DAG, from 0.
         trigger: u32,
     },
@@ -40,6 +41,20 @@ pub enum Cause {
     },
     /// No run was under way.
     Continuous,
+    /// Something happened.
+    Event {
+        /// Which trigger of the DAG, from 0.
+        trigger: u32,
+        /// What, by its keys, in order.
+        keys: Vec<String>,
+    },
+    /// Somebody asked for the runs of a range of time.
+    Backfill {
+        /// The backfill.
+        backfill: String,
+        /// Which of its intervals, from 0.
+        number: u32,
+    },
 }
 
 macro_rules! states {
@@ -102,6 +117,10 @@ states! {
         Running = "running" false,
         /// An attempt failed; the next one starts later.
         UpForRetry = "up_for_retry" false,
+        /// An attempt put itself off until later and holds nothing meanwhile.
+        Deferred = "deferred" false,
+        /// Became one task for each item of a list; ends when they have.
+        Mapped = "mapped" false,
         /// Done.
         Success = "success" true,
         /// The last attempt failed.
@@ -126,10 +145,13 @@ pub enum RunStep {
     Fail,
     /// Somebody stopped it.
     Cancel,
+    /// Somebody changed a task of it after it had ended: it waits for its turn again.
+    Reopen,
 }
 
 /// What can happen to a task of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum TaskStep {
     /// A new attempt starts.
     Start,
@@ -147,6 +169,22 @@ pub enum TaskStep {
     Block,
     /// Somebody stopped it.
     Cancel,
+    /// The attempt puts itself off.
+    Defer,
+    /// The attempt that put itself off goes on, under its number.
+    Wake,
+    /// It becomes one task for each item of a list.
+    Map,
+    /// Somebody wants it done again: it waits as if it had never started. Its attempts go on counting.
+    Clear,
+    /// Somebody wants a task of its list done again: the list waits for it.
+    Reopen,
+    /// Somebody says that it is done.
+    MarkSuccess,
+    /// Somebody says that it has failed.
+    MarkFailed,
+    /// Somebody says that it is not needed.
+    MarkSkipped,
 }
 
 /// Every allowed change of a run.
@@ -157,6 +195,9 @@ pub const RUN_TRANSITIONS: &[(RunState, RunStep, RunState)] = &[
     (RunState::Running, RunStep::Succeed, RunState::Success),
     (RunState::Running, RunStep::Fail, RunState::Failed),
     (RunState::Running, RunStep::Cancel, RunState::Cancelled),
+    (RunState::Success, RunStep::Reopen, RunState::Queued),
+    (RunState::Failed, RunStep::Reopen, RunState::Queued),
+    (RunState::Cancelled, RunStep::Reopen, RunState::Queued),
 ];
 
 /// Every allowed change of a task instance.
@@ -173,7 +214,83 @@ pub const TASK_TRANSITIONS: &[(TaskState, TaskStep, TaskState)] = &[
     (TaskState::Running, TaskStep::Cancel, TaskState::Cancelled),
     (TaskState::UpForRetry, TaskStep::Start, TaskState::Running),
     (TaskState::UpForRetry, TaskStep::Cancel, TaskState::Cancelled),
+    (TaskState::Running, TaskStep::Defer, TaskState::Deferred),
+    (TaskState::Deferred, TaskStep::Wake, TaskState::Running),
+    (TaskState::Deferred, TaskStep::Cancel, TaskState::Cancelled),
+    // A list of items.
+    (TaskState::Waiting, TaskStep::Map, TaskState::Mapped),
+    (TaskState::Waiting, TaskStep::Fail, TaskState::Failed),
+    (TaskState::Mapped, TaskStep::Succeed, TaskState::Success),
+    (TaskState::Mapped, TaskStep::Skip, TaskState::Skipped),
+    (TaskState::Mapped, TaskStep::Fail, TaskState::Failed),
+    (TaskState::Mapped, TaskStep::Cancel, TaskState::Cancelled),
+    // What somebody wants of a task that is not running: of one that is, it is noted, and done when the attempt has stopped.
+    (TaskState::UpForRetry, TaskStep::Clear, TaskState::Waiting),
+    (TaskState::Success, TaskStep::Clear, TaskState::Waiting),
+    (TaskState::Failed, TaskStep::Clear, TaskState::Waiting),
+    (TaskState::Skipped, TaskStep::Clear, TaskState::Waiting),
+    (TaskState::UpstreamFailed, TaskStep::Clear, TaskState::Waiting),
+    (TaskState::Cancelled, TaskStep::Clear, TaskState::Waiting),
+    (TaskState::Success, TaskStep::Reopen, TaskState::Mapped),
+    (TaskState::Failed, TaskStep::Reopen, TaskState::Mapped),
+    (TaskState::Skipped, TaskStep::Reopen, TaskState::Mapped),
+    (TaskState::Cancelled, TaskStep::Reopen, TaskState::Mapped),
+    (TaskState::Waiting, TaskStep::MarkSuccess, TaskState::Success),
+    (TaskState::UpForRetry, TaskStep::MarkSuccess, TaskState::Success),
+    (TaskState::Failed, TaskStep::MarkSuccess, TaskState::Success),
+    (TaskState::Skipped, TaskStep::MarkSuccess, TaskState::Success),
+    (TaskState::UpstreamFailed, TaskStep::MarkSuccess, TaskState::Success),
+    (TaskState::Cancelled, TaskStep::MarkSuccess, TaskState::Success),
+    (TaskState::Waiting, TaskStep::MarkFailed, TaskState::Failed),
+    (TaskState::UpForRetry, TaskStep::MarkFailed, TaskState::Failed),
+    (TaskState::Success, TaskStep::MarkFailed, TaskState::Failed),
+    (TaskState::Skipped, TaskStep::MarkFailed, TaskState::Failed),
+    (TaskState::UpstreamFailed, TaskStep::MarkFailed, TaskState::Failed),
+    (TaskState::Cancelled, TaskStep::MarkFailed, TaskState::Failed),
+    (TaskState::Waiting, TaskStep::MarkSkipped, TaskState::Skipped),
+    (TaskState::UpForRetry, TaskStep::MarkSkipped, TaskState::Skipped),
+    (TaskState::Success, TaskStep::MarkSkipped, TaskState::Skipped),
+    (TaskState::Failed, TaskStep::MarkSkipped, TaskState::Skipped),
+    (TaskState::UpstreamFailed, TaskStep::MarkSkipped, TaskState::Skipped),
+    (TaskState::Cancelled, TaskStep::MarkSkipped, TaskState::Skipped),
 ];
+
+impl TaskStep {
+    /// All of them, with the names they have in the history.
+    pub const ALL: &'static [(Self, &'static str)] = &[
+        (Self::Start, "start"),
+        (Self::Resume, "resume"),
+        (Self::Succeed, "succeed"),
+        (Self::Skip, "skip"),
+        (Self::Retry, "retry"),
+        (Self::Fail, "fail"),
+        (Self::Block, "block"),
+        (Self::Cancel, "cancel"),
+        (Self::Defer, "defer"),
+        (Self::Wake, "wake"),
+        (Self::Map, "map"),
+        (Self::Clear, "clear"),
+        (Self::Reopen, "reopen"),
+        (Self::MarkSuccess, "mark_success"),
+        (Self::MarkFailed, "mark_failed"),
+        (Self::MarkSkipped, "mark_skipped"),
+    ];
+
+    /// The name used in the history.
+    pub fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(step, _)| *step == self).map_or("", |(_, name)| name)
+    }
+
+    /// The step of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, known)| *known == name).map(|(step, _)| *step)
+    }
+
+    /// Whether it is something that people want, of whoever the run is.
+    pub fn of_people(self) -> bool {
+        matches!(self, Self::Clear | Self::Reopen | Self::MarkSuccess | Self::MarkFailed | Self::MarkSkipped)
+    }
+}
 
 impl RunState {
     /// The state after `step`, or `None` if that cannot happen now.
@@ -222,6 +339,20 @@ pub struct Run {
     pub ended_at: Option<DateTime<Utc>>,
     /// Why it could not begin.
     pub error: Option<TaskError>,
+    /// Who wants it stopped, if anybody does.
+    pub cancel: Option<String>,
+    /// How often somebody has changed its tasks: what was decided before the last time is refused.
+    pub amended: u32,
+}
+
+impl Run {
+    /// The backfill it is part of.
+    pub fn backfill(&self) -> Option<&str> {
+        match &self.cause {
+            Cause::Backfill { backfill, .. } => Some(backfill),
+            _ => None,
+        }
+    }
 }
 
 /// One task of one run.
@@ -235,7 +366,7 @@ pub struct TaskInstance {
     pub state: TaskState,
     /// The number of the last attempt; 0 before the first.
     pub attempt: u32,
-    /// When the next attempt may start, while up for retry.
+    /// When the next attempt may start, while up for retry; when the attempt goes on, while deferred.
     pub retry_at: Option<DateTime<Utc>>,
     /// When the first attempt started.
     pub started_at: Option<DateTime<Utc>>,
@@ -247,6 +378,29 @@ pub struct TaskInstance {
     pub result: Value,
     /// How the last attempt failed.
     pub error: Option<TaskError>,
+    /// How many attempts there were when somebody last cleared it: retries are counted from there.
+    pub base: u32,
+    /// What somebody wants of it, while its attempt has not stopped yet.
+    pub wanted: Option<TaskStep>,
+    /// Which of the tasks after it are to run, once it has succeeded.
+    pub choice: Choice,
+    /// Of a task that was made for one item of a list: which, from 0, and the item.
+    pub item: Option<(u32, Value)>,
+}
+
+/// Which of the tasks after a task are to run.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Choice {
+    /// All, as their rules say.
+    #[default]
+    All,
+    /// Of those directly after it only these, and what comes after them.
+    Only(Vec<String>),
+    /// None of those directly after it; what comes further on, as its rule says.
+    NotNext,
+    /// None of those after it, however far.
+    Nothing,
 }
 
 impl TaskInstance {
@@ -263,8 +417,32 @@ impl TaskInstance {
             summary: String::new(),
             result: Value::Null,
             error: None,
+            base: 0,
+            wanted: None,
+            choice: Choice::All,
+            item: None,
         }
     }
+
+    /// The task of one item of a list, which has not started.
+    pub fn of_item(run: &str, task: &str, number: u32, item: Value) -> Self {
+        Self { item: Some((number, item)), ..Self::waiting(run, &item_name(task, number)) }
+    }
+
+    /// The task in the DAG's definition: that of the list, of a task that was made for one item.
+    pub fn defined(&self) -> &str {
+        defined(&self.task)
+    }
+}
+
+/// The name of a task that was made for one item of a list: `load[3]`.
+pub fn item_name(task: &str, number: u32) -> String {
+    format!("{task}[{number}]")
+}
+
+/// The task in a DAG's definition that an instance is of.
+pub fn defined(task: &str) -> &str {
+    task.split_once('[').map_or(task, |(task, _)| task)
 }
 
 /// One try of a task.
@@ -302,39 +480,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tables_hold_each_change_once_and_nothing_leaves_an_ended_state() {
-        let runs = [RunStep::Begin, RunStep::Succeed, RunStep::Fail, RunStep::Cancel];
+    fn the_tables_hold_each_change_once_and_only_people_change_what_has_ended() {
+        let runs = [RunStep::Begin, RunStep::Succeed, RunStep::Fail, RunStep::Cancel, RunStep::Reopen];
         let allowed: usize =
             RunState::ALL.iter().map(|state| runs.iter().filter(|step| state.after(**step).is_some()).count()).sum();
         assert_eq!(allowed, RUN_TRANSITIONS.len());
         for state in RunState::ALL {
-            assert_eq!(state.ended(), runs.iter().all(|step| state.after(*step).is_none()), "{state}");
+            let moves: Vec<&RunStep> = runs.iter().filter(|step| state.after(**step).is_some()).collect();
+            assert_eq!(state.ended(), moves == [&RunStep::Reopen], "{state}");
             assert_eq!(RunState::named(state.name()), Some(*state));
         }
-        let tasks = [
-            TaskStep::Start,
-            TaskStep::Resume,
-            TaskStep::Succeed,
-            TaskStep::Skip,
-            TaskStep::Retry,
-            TaskStep::Fail,
-            TaskStep::Block,
-            TaskStep::Cancel,
-        ];
-        let allowed: usize =
-            TaskState::ALL.iter().map(|state| tasks.iter().filter(|step| state.after(**step).is_some()).count()).sum();
+        let allowed: usize = TaskState::ALL
+            .iter()
+            .map(|state| TaskStep::ALL.iter().filter(|(step, _)| state.after(*step).is_some()).count())
+            .sum();
         assert_eq!(allowed, TASK_TRANSITIONS.len());
         for state in TaskState::ALL {
-            assert_eq!(state.ended(), tasks.iter().all(|step| state.after(*step).is_none()), "{state}");
+            let by_itself = TaskStep::ALL.iter().any(|(step, _)| !step.of_people() && state.after(*step).is_some());
+            assert_eq!(state.ended(), !by_itself, "{state}");
             assert_eq!(TaskState::named(state.name()), Some(*state));
             assert_eq!(serde_json::to_value(state).unwrap(), state.name());
         }
-        // Only a start makes an attempt, and only a running task can succeed.
+        for (step, name) in TaskStep::ALL {
+            assert_eq!((TaskStep::named(name), step.name()), (Some(*step), *name));
+        }
+        // Only a start makes an attempt, and only what is running, or a list of it, can succeed by itself.
         assert!(
-            TASK_TRANSITIONS
-                .iter()
-                .filter(|(_, step, _)| *step == TaskStep::Succeed)
-                .all(|(from, _, _)| *from == TaskState::Running)
+            TASK_TRANSITIONS.iter().filter(|(_, step, _)| *step == TaskStep::Succeed).all(|(from, _, _)| [
+                TaskState::Running,
+                TaskState::Mapped
+            ]
+            .contains(from))
         );
     }
 

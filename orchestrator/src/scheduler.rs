@@ -8,7 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value};
 use tokio::sync::mpsc;
@@ -17,20 +18,56 @@ use tokio_util::sync::CancellationToken;
 
 use crate::OrchestratorError;
 use crate::clock::Clock;
-use crate::dag::{Dags, Trigger};
-use crate::history::{Change, History, HistoryError, HistoryView, NewRun};
+use crate::dag::{Dags, FileTrigger, Trigger};
+use crate::history::{Call, Change, History, HistoryError, HistoryView, NewRun};
 use crate::owner::{HEARTBEAT, LEASE, Owner};
 use crate::plan::{Action, Arrived, Ended, Scope, Situation, decide, why_queued};
-use crate::run::{Cause, Run, RunState, RunStep, TaskInstance, TaskState, TaskStep, run_id};
+use crate::run::{Cause, Interval, Run, RunState, RunStep, TaskInstance, TaskState, TaskStep, run_id};
 use crate::task::{Retry, TaskError, TaskFactory};
 use crate::trigger::{FileId, Watch, list};
 use crate::worker::{Worker, log_path};
 
-/// How often the history is asked for what others wrote, and the clock for what is due.
+/// How often everything is looked at, and the clock for what is due.
 const TICK: Duration = Duration::from_millis(200);
+
+/// How often the history is asked whether others wrote anything: a question of microseconds.
+const GLANCE: Duration = Duration::from_millis(20);
 
 /// How often folders are listed.
 const LOOK: Duration = Duration::from_millis(500);
+
+/// How often folders are listed whose files have arrived at once.
+const LOOK_AT_ONCE: Duration = Duration::from_millis(40);
+
+/// How often somebody is tried to be told.
+const CALL_TRIES: u32 = 6;
+
+/// The wait before they are tried again; it doubles from there.
+const CALL_AGAIN: TimeDelta = TimeDelta::seconds(2);
+
+/// Tells people what happened, as DAG files ask for it.
+#[async_trait]
+pub trait Caller: Send + Sync {
+    /// Tells it once. An id may come again after a crash.
+    ///
+    /// # Errors
+    /// Why whoever is to be told was not; they are tried again, up to six times.
+    async fn call(&self, call: &Call) -> Result<(), String>;
+}
+
+/// Those files that are whole as far as size and marker say.
+fn complete(mut listing: Vec<FileId>, trigger: &FileTrigger, root: &std::path::Path) -> Vec<FileId> {
+    listing.retain(|file| {
+        let marked = trigger.marker.as_ref().is_none_or(|marker| root.join(format!("{}{marker}", file.path)).exists());
+        file.size >= trigger.min_size && marked && !is_marker(file, trigger)
+    });
+    listing
+}
+
+/// A marker that the pattern matches, too, is not a file of its own.
+fn is_marker(file: &FileId, trigger: &FileTrigger) -> bool {
+    trigger.marker.as_ref().is_some_and(|marker| file.path.ends_with(marker.as_str()))
+}
 
 /// Everything a scheduler needs.
 #[derive(Clone)]
@@ -51,6 +88,10 @@ pub struct SchedulerConfig {
     pub owner: Option<Owner>,
     /// How many attempts may be under way at once.
     pub slots: usize,
+    /// How many slots each pool has, over all processes.
+    pub pools: BTreeMap<String, u32>,
+    /// Tells people; absent: whom DAG files name is told by another process.
+    pub caller: Option<Arc<dyn Caller>>,
     /// The largest log of an attempt in bytes.
     pub log_cap: u64,
     /// How long a task may take to stop when asked to.
@@ -68,7 +109,20 @@ impl SchedulerConfig {
         log_dir: PathBuf,
     ) -> Self {
         let grace = Duration::from_secs(10);
-        Self { dags, factory, history, clock, project_dir, log_dir, owner: None, slots: 32, log_cap: 16 << 20, grace }
+        Self {
+            dags,
+            factory,
+            history,
+            clock,
+            project_dir,
+            log_dir,
+            owner: None,
+            slots: 32,
+            pools: BTreeMap::new(),
+            caller: None,
+            log_cap: 16 << 20,
+            grace,
+        }
     }
 }
 
@@ -80,6 +134,8 @@ pub struct RunRequest {
     pub params: Map<String, Value>,
     /// Flags, such as `drain`.
     pub options: Map<String, Value>,
+    /// The time it covers, if any.
+    pub interval: Option<Interval>,
     /// Who asks, for the record.
     pub by: String,
     /// Gets what happens, live. `Line` and `Progress` are dropped while it is full.
@@ -174,11 +230,18 @@ impl Scheduler {
         let mut driver = Driver::new(self, Scope::All, events).await?;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut glance = tokio::time::interval(GLANCE);
+        glance.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !cancel.is_cancelled() {
             tokio::select! {
                 () = cancel.cancelled() => break,
                 _ = tick.tick() => {}
                 () = driver.wait() => {}
+                _ = glance.tick() => {
+                    if !driver.news().await {
+                        continue;
+                    }
+                }
             }
             if let Err(error) = driver.turn(&BTreeSet::new()).await {
                 // A full disk or a locked file passes; what happened meanwhile is still in memory and is written then.
@@ -259,7 +322,12 @@ struct Driver<'s> {
     arrived: Vec<Arrived>,
     beat: Option<DateTime<Utc>>,
     looked: Option<tokio::time::Instant>,
+    /// The history's, when there was nothing more to do.
+    version: Option<u64>,
     waiting: BTreeMap<String, String>,
+    /// Calls that were begun here, with their number of tries.
+    calling: BTreeSet<(String, u32)>,
+    told: JoinSet<()>,
     stopping: bool,
 }
 
@@ -295,7 +363,10 @@ impl<'s> Driver<'s> {
             arrived: Vec::new(),
             beat: None,
             looked: None,
+            version: None,
             waiting: BTreeMap::new(),
+            calling: BTreeSet::new(),
+            told: JoinSet::new(),
             stopping: false,
         };
         driver.heartbeat().await?;
@@ -328,6 +399,23 @@ impl<'s> Driver<'s> {
         self.ask(move |history| history.heartbeat(&owner, now + LEASE)).await?;
         self.beat = Some(now);
         Ok(())
+    }
+
+    /// Whether others have changed the history since the last turn, or it is time to look at folders.
+    async fn news(&mut self) -> bool {
+        let files = self.looked.is_some_and(|looked| tokio::time::Instant::now() - looked >= self.look_every());
+        let version = self.ask(|history| history.version()).await.ok();
+        files && self.watches_at_once() || version != self.version
+    }
+
+    /// Whether a file trigger takes files as soon as they are there.
+    fn watches_at_once(&self) -> bool {
+        let at_once = |trigger: &Trigger| matches!(trigger, Trigger::File(file) if file.settle < LOOK_AT_ONCE);
+        self.scheduler.dags().iter().any(|dag| dag.triggers.iter().any(at_once))
+    }
+
+    fn look_every(&self) -> Duration {
+        if self.watches_at_once() { LOOK_AT_ONCE } else { LOOK }
     }
 
     /// Waits until an attempt ends; for ever if none runs.
@@ -368,7 +456,10 @@ impl<'s> Driver<'s> {
                 .filter(|dag| dag.triggers.contains(&Trigger::Continuous))
                 .map(|dag| dag.id.clone())
                 .collect();
-            let (view, owners) = self.ask(move |history| Ok((history.view(&continuous)?, history.owners()?))).await?;
+            // The version before the view: what is written between the two is news.
+            let ask =
+                move |history: &dyn History| Ok((history.version()?, history.view(&continuous)?, history.owners()?));
+            let (version, view, owners) = self.ask(ask).await?;
             let now = self.now();
             let gone: BTreeSet<String> = owners
                 .iter()
@@ -376,6 +467,8 @@ impl<'s> Driver<'s> {
                 .map(|record| record.owner.id.clone())
                 .collect();
             self.drop_lost(&view);
+            self.stop_unwanted(&view);
+            self.call(&view);
             for ended in &self.ended {
                 self.live.remove(&(ended.run.clone(), ended.task.clone()));
             }
@@ -390,12 +483,14 @@ impl<'s> Driver<'s> {
                 arrived: &self.arrived,
                 cancelled,
                 slots: self.scheduler.config.slots,
+                pools: &self.scheduler.config.pools,
                 stopping: self.stopping,
             };
             let actions = decide(&dags, &view, &situation);
             if actions.is_empty() {
                 self.ended.clear();
                 self.say_why(&dags, &view).await;
+                self.version = Some(version);
                 return Ok(view);
             }
             let changes: Vec<Change> = actions
@@ -431,6 +526,65 @@ impl<'s> Driver<'s> {
                 live.token.cancel();
             }
         }
+    }
+
+    /// Stops attempts of runs and tasks that somebody wants otherwise.
+    fn stop_unwanted(&self, view: &HistoryView) {
+        for active in view.runs.iter().filter(|active| active.run.owner.as_ref() == Some(&self.owner.id)) {
+            let run = &active.run;
+            for task in active.tasks.iter().filter(|task| run.cancel.is_some() || task.wanted.is_some()) {
+                if let Some(live) = self.live.get(&(run.id.clone(), task.task.clone())) {
+                    live.token.cancel();
+                }
+            }
+        }
+    }
+
+    /// Tells people what they are still to be told: the scheduler that serves, each call in a task of its own.
+    fn call(&mut self, view: &HistoryView) {
+        let Some(caller) = &self.scheduler.config.caller else { return };
+        if self.stopping {
+            return;
+        }
+        let now = self.now();
+        let mine = |run: &str| match &self.scope {
+            Scope::All => true,
+            Scope::Run { run: own, .. } => run == own,
+        };
+        for call in view.calls.iter().filter(|call| call.due_at <= now && mine(&call.run)) {
+            if !self.calling.insert((call.id.clone(), call.tries)) {
+                continue;
+            }
+            let (caller, history, clock) = (
+                Arc::clone(caller),
+                Arc::clone(&self.scheduler.config.history),
+                Arc::clone(&self.scheduler.config.clock),
+            );
+            let (call, owner) = (call.clone(), self.owner.id.clone());
+            self.told.spawn(async move {
+                let again_at = match caller.call(&call).await {
+                    Ok(()) => None,
+                    Err(why) => {
+                        let last = call.tries + 1 >= CALL_TRIES;
+                        tracing::warn!(
+                            call = call.id,
+                            tries = call.tries + 1,
+                            why,
+                            last,
+                            "cannot tell whom a DAG names"
+                        );
+                        (!last).then(|| clock.now() + CALL_AGAIN * (1 << call.tries.min(10)))
+                    }
+                };
+                let change = Change::Called { call: call.id, tries: call.tries, again_at };
+                let now = clock.now();
+                let done = tokio::task::spawn_blocking(move || history.apply(&owner, now, &[change])).await;
+                if let Ok(Err(error)) = done {
+                    tracing::warn!(%error, "somebody will be told twice");
+                }
+            });
+        }
+        while self.told.try_join_next().is_some() {}
     }
 
     async fn perform(&mut self, action: Action, accepted: bool, view: &HistoryView) {
@@ -480,7 +634,8 @@ impl<'s> Driver<'s> {
                     TaskStep::Fail => TaskState::Failed,
                     TaskStep::Block => TaskState::UpstreamFailed,
                     TaskStep::Cancel => TaskState::Cancelled,
-                    TaskStep::Start | TaskStep::Resume => return,
+                    TaskStep::Defer => TaskState::Deferred,
+                    _ => return,
                 };
                 let event = RunEvent::TaskEnded {
                     run: change.run,
@@ -497,12 +652,12 @@ impl<'s> Driver<'s> {
                 let state = match step {
                     RunStep::Succeed => RunState::Success,
                     RunStep::Cancel => RunState::Cancelled,
-                    RunStep::Begin | RunStep::Fail => RunState::Failed,
+                    RunStep::Begin | RunStep::Fail | RunStep::Reopen => RunState::Failed,
                 };
                 let dag = record(&run).map(|active| active.run.dag.clone()).unwrap_or_default();
                 self.send(RunEvent::RunEnded { run, dag, state, error }).await;
             }
-            Change::Meet { .. } | Change::Create(_) => {}
+            _ => {}
         }
     }
 
@@ -527,7 +682,10 @@ impl<'s> Driver<'s> {
     /// Lists the folders of file triggers, twice a second at most.
     async fn look(&mut self) -> Result<(), HistoryError> {
         let now = tokio::time::Instant::now();
-        if self.scope != Scope::All || self.stopping || self.looked.is_some_and(|looked| now - looked < LOOK) {
+        if self.scope != Scope::All
+            || self.stopping
+            || self.looked.is_some_and(|looked| now - looked < self.look_every())
+        {
             return Ok(());
         }
         self.looked = Some(now);
@@ -541,7 +699,7 @@ impl<'s> Driver<'s> {
                 watched.insert(key.clone());
                 let (root, pattern) = (self.scheduler.config.project_dir.clone(), trigger.path.clone());
                 let listing = match tokio::task::spawn_blocking(move || list(&root, &pattern)).await {
-                    Ok(Ok(listing)) => listing,
+                    Ok(Ok(listing)) => complete(listing, trigger, &self.scheduler.config.project_dir),
                     Ok(Err(error)) => {
                         tracing::warn!(dag = dag.id, pattern = trigger.path, %error, "cannot list the files of a trigger");
                         continue;
@@ -612,7 +770,7 @@ impl<'s> Driver<'s> {
                 dag: request.dag.clone(),
                 key: None,
                 cause: Cause::Manual { by: request.by.clone() },
-                interval: None,
+                interval: request.interval,
                 params: params.clone(),
                 options: request.options.clone(),
                 owned: true,
@@ -634,6 +792,9 @@ impl<'s> Driver<'s> {
             self.note(joined);
         }
         self.turn(&BTreeSet::new()).await?;
+        // Who is being told is told; who was not is told by the next process.
+        let told = async { while self.told.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(self.scheduler.config.grace, told).await);
         let id = self.owner.id.clone();
         self.ask(move |history| history.retire(&id)).await?;
         Ok(())

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::dag::KindSpec;
-use crate::run::Interval;
+use crate::run::{Choice, Interval};
 use crate::scheduler::RunEvent;
 
 /// One piece of work.
@@ -51,12 +51,16 @@ pub struct Outcome {
     pub result: Value,
     /// There was nothing to do; tasks after it are skipped unless their rule says otherwise.
     pub skipped: bool,
+    /// Which of the tasks after it are to run.
+    pub choice: Choice,
+    /// It is not done: the attempt is to go on then, and holds no slot until it does.
+    pub again_at: Option<DateTime<Utc>>,
 }
 
 impl Outcome {
     /// Done, with a line for people and nothing for the tasks after it.
     pub fn done(summary: impl Into<String>) -> Self {
-        Self { summary: summary.into(), result: Value::Null, skipped: false }
+        Self { summary: summary.into(), ..Self::default() }
     }
 
     /// Adds values for the tasks after it.
@@ -66,9 +70,21 @@ impl Outcome {
         self
     }
 
+    /// Chooses which of the tasks after it are to run.
+    #[must_use]
+    pub fn choosing(mut self, choice: Choice) -> Self {
+        self.choice = choice;
+        self
+    }
+
+    /// Not done yet: the task is run again then, as the same attempt. No slot, pool or key is held until then.
+    pub fn later(again_at: DateTime<Utc>, summary: impl Into<String>) -> Self {
+        Self { summary: summary.into(), again_at: Some(again_at), ..Self::default() }
+    }
+
     /// Nothing to do, and why.
     pub fn skipped(summary: impl Into<String>) -> Self {
-        Self { summary: summary.into(), result: Value::Null, skipped: true }
+        Self { summary: summary.into(), skipped: true, ..Self::default() }
     }
 }
 
@@ -154,8 +170,12 @@ pub struct TaskContext {
     pub progress: Progress,
     /// Set when the attempt should stop: time-out, shutdown, somebody's wish.
     pub cancel: CancellationToken,
-    /// When the attempt started.
+    /// When the attempt started, or went on.
     pub now: DateTime<Utc>,
+    /// When the task started first in this run.
+    pub since: DateTime<Utc>,
+    /// The tasks directly after it.
+    pub next: Vec<String>,
 }
 
 /// The log of one attempt: one file, lines with their instant, size capped.
@@ -233,6 +253,11 @@ impl TaskLog {
                 drop(to.sender.try_send(event));
             }
         }
+    }
+
+    /// Whether it has reached its cap and takes no more.
+    pub fn full(&self) -> bool {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner).full
     }
 
     /// The file.

@@ -63,7 +63,9 @@ impl Worker {
                 Some(Err(error))
             }
             Some(Ok(outcome)) => {
-                log.line(if outcome.skipped {
+                log.line(if let Some(again_at) = outcome.again_at {
+                    format!("{}: looks again at {}", outcome.summary, again_at.to_rfc3339())
+                } else if outcome.skipped {
                     format!("skipped: {}", outcome.summary)
                 } else {
                     format!("done: {}", outcome.summary)
@@ -150,6 +152,7 @@ impl Worker {
             .map_err(|why| TaskError::new("D0115", "a rendered setting has the wrong type", Retry::Never).why(why))?;
         let settings = Value::Object(settings);
         let task = self.factory.open(&work.task.kind, &settings)?;
+        let now = self.clock.now();
         let context = TaskContext {
             dag: work.run.dag.clone(),
             run_id: work.run.id.clone(),
@@ -164,7 +167,9 @@ impl Worker {
             log: log.clone(),
             progress,
             cancel: stop.clone(),
-            now: self.clock.now(),
+            now,
+            since: work.since.unwrap_or(now),
+            next: work.next.clone(),
         };
         Ok((task, context))
     }

@@ -2,6 +2,8 @@
 #[cfg(test)]
 mod histories;
 #[cfg(test)]
+mod plans;
+#[cfg(test)]
 mod problems;
 #[cfg(test)]
 mod runs;

@@ -200,6 +200,24 @@ fn triggers_by_the_clock_say_what_is_wrong_with_each_key() {
             &["D0006 1:1 [] trigger 1 has no `every` | `every` is missing"],
         ),
         (
+            format!("[[triggers]]\nkind = \"table\"\ntable = \"movies\"{TASK}"),
+            &["D0013 3:10 [movies] `movies` is no name of a table"],
+        ),
+        (
+            format!("[[triggers]]\nkind = \"dag\"\nparam = \"x\"{TASK}"),
+            &["D0006 1:1 [] trigger 1 has no `dag`", "D0015 3:10 [x] param `x` is not declared"],
+        ),
+        (
+            format!(
+                "[[triggers]]\nkind = \"dag\"\ndag = \"a\"\nparam = \"x\"\n[params.x]\ntype = \"array\"\ndefault = []{TASK}"
+            ),
+            &["D0017 4:10 [x] param `x` cannot take what happened | its type is array, one event is an object"],
+        ),
+        (
+            format!("[[triggers]]\nkind = \"file\"\npath = \"in/*\"\nmarker = \"a/b\"{TASK}"),
+            &["D0013 4:11 [a/b] `marker` of trigger 1 is no end of a file name"],
+        ),
+        (
             format!("[[triggers]]\nkind = \"evry\"{TASK}"),
             &[
                 "D0013 2:9 [evry] `kind` of trigger 1 cannot be `evry` | not one of the known values | did you mean `every`?",
@@ -252,6 +270,20 @@ fn a_folder_of_dags_and_what_cannot_be_read() {
     let loaded = Dags::load(folder.path(), SCRIPT);
     assert_eq!(loaded.dags.iter().map(|dag| dag.id.as_str()).collect::<Vec<_>>(), ["good"]);
     assert_eq!(loaded.problems.iter().map(|problem| problem.code).collect::<Vec<_>>(), ["D0001", "D0016"]);
+}
+
+#[test]
+fn a_dag_that_another_one_watches_must_be_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let watch = |dag: &str| format!("[[triggers]]\nkind = \"dag\"\ndag = \"{dag}\"\n{TASK}");
+    std::fs::write(folder.path().join("good.toml"), watch("movies")).unwrap();
+    std::fs::write(folder.path().join("slip.toml"), watch("moveis")).unwrap();
+    std::fs::write(folder.path().join("movies.toml"), TASK).unwrap();
+    let loaded = Dags::load(folder.path(), SCRIPT);
+    assert_eq!(loaded.dags.iter().map(|dag| dag.id.as_str()).collect::<Vec<_>>(), ["good", "movies"]);
+    let problem = &loaded.problems[0];
+    assert_eq!((loaded.problems.len(), problem.code, problem.line, problem.column), (1, "D0008", 3, 8));
+    assert_eq!(problem.fix.as_deref(), Some("did you mean `movies`?"));
 }
 
 #[test]

@@ -47,6 +47,7 @@ fn request(dag: &str, params: &Value) -> RunRequest {
         dag: dag.to_owned(),
         params,
         options: Map::new(),
+        interval: None,
         by: "test".to_owned(),
         events: None,
         cancel: CancellationToken::new(),

@@ -34,6 +34,18 @@ fn fresh_worlds_hold_for_three_seconds() {
     }
 }
 
+/// `SIM_SEED=8131 SIM_STEPS=412 cargo test … one_world`: the world of a report, again.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a person names the seed of the world to look at")]
+fn one_world_by_its_seed() {
+    let number = |name: &str, usual: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(usual);
+    let first = number("SIM_SEED", 8131);
+    for seed in first..first + number("SIM_WORLDS", 1) {
+        let report = sim(seed, u32::try_from(number("SIM_STEPS", 412)).unwrap()).unwrap();
+        assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
+    }
+}
+
 #[test]
 fn a_seed_gives_the_same_world_again() {
     let (one, two) = (sim(8131, STEPS).unwrap(), sim(8131, STEPS).unwrap());

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use serde_json::{Value, json};
-use tidemill_orchestrator::history::RunFilter;
+use tidemill_orchestrator::history::{Change, RunFilter};
 use tidemill_orchestrator::{Dag, History as _, OrchestratorError};
 
 use super::Context;
@@ -98,27 +98,54 @@ pub(super) async fn run(context: &Context, command: &Dags) -> Result<Exit> {
             context.report.note(format_args!("{} {} in {took}", report.run.id, report.run.state.name()));
             Ok(exit_of(&report))
         }
-        Dags::Trigger { id, params } => {
+        Dags::Pause { id } => pause(context, &house, &runner, id, true),
+        Dags::Resume { id } => pause(context, &house, &runner, id, false),
+        Dags::Backfill(asked) => super::dag_backfill::run(context, &house, &runner, asked),
+        Dags::Test(asked) => super::dag_test::run(context, &house, &runner, asked).await,
+        Dags::Trigger { id, params, key } => {
             runner.need(&context.report, id)?;
             let dag = runner.loaded.dags.find(id)?;
             let params = dag.resolve_params(&dag.read_params(&pairs(params))?)?;
             let options = serde_json::Map::new();
-            let run = runner
+            let (run, made) = runner
                 .history
-                .enqueue(id, params, options, "command line", house.clock.now())
+                .enqueue_once(id, params, options, "command line", key.as_deref(), house.clock.now())
                 .map_err(OrchestratorError::from)?;
             if context.report.json() {
-                context.report.one(&json!({ "run": run }))?;
+                context.report.one(&json!({ "run": run, "made": made }))?;
             } else {
                 context.report.line(&run)?;
             }
-            context.report.note("a running `tidemill up` takes it; follow it with `tidemill runs show`");
+            context.report.note(if made {
+                "a running `tidemill up` takes it; follow it with `tidemill runs show`"
+            } else {
+                "there is a run with this key already: nothing was made"
+            });
             Ok(Exit::Done)
         }
     }
 }
 
-fn pairs(params: &[Assignment]) -> Vec<(String, String)> {
+/// `tidemill dags pause` and `resume`.
+fn pause(context: &Context, house: &Lakehouse, runner: &Runner, id: &str, pause: bool) -> Result<Exit> {
+    runner.loaded.dags.find(id)?;
+    let by = pause.then(|| "command line".to_owned());
+    let change = Change::Pause { dag: id.to_owned(), by };
+    let done = runner.history.apply("", house.clock.now(), &[change]).map_err(OrchestratorError::from)?;
+    let changed = done.first() == Some(&true);
+    if context.report.json() {
+        context.report.one(&json!({ "dag": id, "paused": pause, "changed": changed }))?;
+    }
+    context.report.note(match (pause, changed) {
+        (true, true) => format!("{id} starts no more runs by itself; what runs goes on to its end"),
+        (true, false) => format!("{id} was paused already"),
+        (false, true) => format!("{id} starts runs again"),
+        (false, false) => format!("{id} was not paused"),
+    });
+    Ok(Exit::Done)
+}
+
+pub(super) fn pairs(params: &[Assignment]) -> Vec<(String, String)> {
     params.iter().map(|param| (param.key.clone(), param.value.clone())).collect()
 }
 

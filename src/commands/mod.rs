@@ -1,6 +1,8 @@
 //! One function per command. Each gets the [`Context`], does its work and says how the process ends.
 mod backfill;
 mod completions;
+mod dag_backfill;
+mod dag_test;
 mod dags;
 mod dead_letters;
 mod demo;
@@ -19,6 +21,7 @@ mod tables;
 mod topics;
 mod up;
 mod verify;
+mod why;
 
 use tokio_util::sync::CancellationToken;
 
@@ -69,7 +72,8 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Dags(command) => Box::pin(dags::run(context, &command)).await,
         Command::Schedule(asked) => schedule::run(context, &asked),
         Command::Runs(command) => runs::run(context, &command),
-        Command::Logs { run, task } => runs::logs(context, &run, task.as_deref()),
+        Command::Logs { run, task, follow } => runs::logs(context, &run, task.as_deref(), follow).await,
+        Command::Why { what } => why::run(context, &what),
         Command::Topics(command) => Box::pin(topics::run(context, &command)).await,
         Command::Schemas(command) => Box::pin(schemas::run(context, &command)).await,
         Command::Generate(command) => Box::pin(generate::run(context, &command)).await,

@@ -15,9 +15,10 @@ use crate::project::Project;
 use crate::runner::{Runner, load, show};
 use crate::server::{Options, Server};
 use crate::status::View;
+use crate::triggers::watch_tables;
 
 /// How often DAG files are looked at for changes.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(300);
 
 const RUNS: Metric =
     Metric { name: "tidemill_runs_total", help: "Runs that ended, by DAG and state", kind: Kind::Counter };
@@ -79,7 +80,7 @@ pub(super) async fn serve(context: &Context, project: Project, listen: Option<So
     let stop = context.stop.clone();
     let scheduler = Arc::clone(&runner.scheduler);
     let schedule = scheduler.serve(Some(sender), stop.clone());
-    let (schedule_end, server_end, ()) = tokio::join!(
+    let (schedule_end, server_end, (), ()) = tokio::join!(
         async {
             let ended = schedule.await;
             stop.cancel();
@@ -91,6 +92,7 @@ pub(super) async fn serve(context: &Context, project: Project, listen: Option<So
             ended
         },
         reload(context, &runner),
+        watch_tables(&runner, &context.stop),
     );
     drop(counting.await);
     drop(showing.await);

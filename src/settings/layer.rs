@@ -103,7 +103,7 @@ pub(super) struct Known {
 }
 
 /// Sections that take any key.
-pub(super) const FREE: &[&str] = &["topics.kafka", "schemas.subjects", "tables", "vars"];
+pub(super) const FREE: &[&str] = &["topics.kafka", "schemas.subjects", "tables", "pools", "vars"];
 
 impl Known {
     /// Whether anything may be set under this key.

@@ -1,15 +1,19 @@
 //! Etl work as orchestrator tasks. [`KINDS`] is the one list: DAG files, `tidemill kinds`, the JSON Schema and "did you
 //! mean" all read it. A new kind is one new file and one new line.
 mod check;
+mod choose;
 mod files;
 mod generate;
+mod http;
 mod ingest;
 mod load;
 mod maintain;
 mod models;
 mod observe;
 mod publish;
+mod shell;
 mod stream;
+mod wait;
 
 use std::sync::Arc;
 
@@ -49,6 +53,11 @@ const KINDS: &[Kind] = &[
     load::KIND,
     maintain::KIND,
     generate::KIND,
+    shell::KIND,
+    http::KIND,
+    wait::KIND,
+    choose::BRANCH,
+    choose::CONDITION,
 ];
 
 /// Makes the tasks of one project.

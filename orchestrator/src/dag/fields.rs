@@ -107,6 +107,17 @@ impl<'t, 'de> Fields<'t, 'de> {
         }
     }
 
+    /// A whole number of any sign.
+    pub(super) fn number(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<i32> {
+        let (number, span) = self.typed(key, "an integer", problems, ValueInner::as_integer)?;
+        let fits = i32::try_from(number).ok();
+        if fits.is_none() {
+            let what = format!("`{key}` of {} is out of range", self.name);
+            problems.add("D0013", span, what, "too large or too small");
+        }
+        fits
+    }
+
     /// A duration.
     pub(super) fn duration(&mut self, key: &'static str, problems: &mut Problems<'_>) -> Option<Duration> {
         let (text, span) = self.typed(key, "a duration such as \"30s\" or \"1h30m\"", problems, |value| {

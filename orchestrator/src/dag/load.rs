@@ -10,7 +10,8 @@ use toml_span::ErrorKind;
 
 use super::kind::KindSpec;
 use super::problem::{Problem, Problems};
-use super::{Dag, Dags, parse};
+use super::{Dag, Dags, EventOf, EventTrigger, Trigger, parse};
+use crate::suggest;
 
 /// The DAGs of a folder, and everything that is wrong with its files.
 #[derive(Debug, Default)]
@@ -56,6 +57,10 @@ impl Dags {
                 }
             }
         }
+        let strangers = dags.iter().flat_map(|dag| strangers(dag, &loaded.sources));
+        let strangers: Vec<(String, Problem)> = strangers.collect();
+        dags.retain(|dag| strangers.iter().all(|(id, _)| *id != dag.id));
+        loaded.problems.extend(strangers.into_iter().map(|(_, problem)| problem));
         loaded.dags = dags.into_iter().collect();
         loaded
     }
@@ -96,6 +101,31 @@ impl Dag {
             }
         }
     }
+}
+
+/// DAGs that a DAG's triggers name and that no file is of, with the place where it does. (One whose file is broken is there all the same.)
+fn strangers(dag: &Dag, sources: &BTreeMap<PathBuf, String>) -> Vec<(String, Problem)> {
+    let known = || sources.keys().filter_map(|path| path.file_stem()?.to_str());
+    let mut found = Vec::new();
+    for trigger in &dag.triggers {
+        let Trigger::Event(EventTrigger { of: EventOf::Dag { dag: watched, .. }, .. }) = trigger else { continue };
+        if known().any(|id| id == watched) {
+            continue;
+        }
+        let text = sources.get(&dag.file).map(String::as_str).unwrap_or_default();
+        let place = text.find(&format!("\"{watched}\"")).map_or(0..0, |at| at + 1..at + 1 + watched.len());
+        let mut problems = Problems::new(&dag.file, text);
+        problems
+            .add(
+                "D0008",
+                place,
+                format!("a trigger of DAG `{}` watches `{watched}`, which does not exist", dag.id),
+                "no such DAG",
+            )
+            .fix(suggest::hint(watched, known().filter(|id| *id != dag.id).collect::<Vec<_>>()));
+        found.extend(problems.found.into_iter().map(|problem| (dag.id.clone(), problem)));
+    }
+    found
 }
 
 fn is_dag_file(path: &Path) -> bool {

@@ -7,6 +7,7 @@ pub mod graph;
 mod kind;
 mod load;
 mod parse;
+mod policy;
 mod problem;
 mod schema;
 mod settings;
@@ -30,10 +31,13 @@ use crate::suggest;
 
 pub use kind::{KeySpec, KindSpec, Shape};
 pub use load::Loaded;
+pub use policy::{
+    CALLS, CallOn, CallTo, Callback, KeyUse, MOST_ITEMS, MapOver, ON_CRASH, OnCrash, PoolUse, TaskPolicy,
+};
 pub use problem::{Problem, Related, Severity};
 pub use schema::schema;
-pub use settings::parse_duration;
 pub(crate) use settings::settle_rendered;
+pub use settings::{parse_duration, read_toml};
 pub use triggers::parse_instant;
 
 /// One DAG: tasks, their order, and what starts a run of them.
@@ -47,6 +51,15 @@ pub struct Dag {
     pub tags: Vec<String>,
     /// How many of its runs may be under way at once.
     pub max_active_runs: u32,
+    /// How many of its tasks may run at once, in all its runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_active_tasks: Option<u32>,
+    /// How long after its start a run should have ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    /// Whom to tell about a run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Callback>,
     /// What starts runs.
     pub triggers: Vec<Trigger>,
     /// What a run can be given, in file order.
@@ -67,9 +80,51 @@ pub enum Trigger {
     /// The clock.
     #[serde(rename = "cron")]
     Schedule(Box<ScheduleTrigger>),
+    /// Something that happened: a run of another DAG ended, a table has a new version.
+    Event(EventTrigger),
     /// Whenever no run is under way.
     Continuous,
 }
+
+/// Something that happened starts a run, once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventTrigger {
+    /// What is watched.
+    pub of: EventOf,
+    /// Whether each event starts a run, or one run all that have come since the last one was asked for.
+    pub batch: Batch,
+    /// The param of the run that gets what happened: one event, or with [`Batch::All`] a list of them.
+    pub param: Option<String>,
+}
+
+/// What is watched for events.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum EventOf {
+    /// The runs of a DAG.
+    Dag {
+        /// The DAG.
+        dag: String,
+        /// Also those that failed or were stopped.
+        any_end: bool,
+    },
+    /// The versions of a table.
+    Table(String),
+}
+
+/// What several events between two runs become.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Batch {
+    /// A run each, in their order.
+    #[default]
+    Each,
+    /// One run.
+    All,
+}
+
+/// All values of [`Batch`] by the name used in DAG files.
+pub const BATCHES: &[(&str, Batch)] = &[("each", Batch::Each), ("all", Batch::All)];
 
 /// A file that matches and has settled starts one run, once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,6 +135,12 @@ pub struct FileTrigger {
     pub param: Option<String>,
     /// For how long size and modification time must be unchanged.
     pub settle: Duration,
+    /// The file has arrived when there is another one beside it with this at the end of its name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub marker: Option<String>,
+    /// It has not arrived while it is smaller, in bytes.
+    #[serde(default, skip_serializing_if = "policy::usual")]
+    pub min_size: u64,
 }
 
 /// Each interval between two ticks of a schedule gets one run, at its end.
@@ -142,6 +203,9 @@ pub struct TaskDef {
     pub timeout: Option<Duration>,
     /// When it starts, given how the tasks before it ended.
     pub rule: TriggerRule,
+    /// Limits, crashes, lists, and whom to tell.
+    #[serde(default, skip_serializing_if = "policy::usual")]
+    pub policy: TaskPolicy,
     /// One line for people.
     pub about: String,
     /// The settings of its kind, templates not yet rendered.
@@ -202,9 +266,15 @@ impl ParamType {
 }
 
 impl Dag {
-    /// Returns the task of that name.
+    /// Returns the task of that name; of the name of one item's task, that of the list.
     pub fn task(&self, id: &str) -> Option<&TaskDef> {
+        let id = crate::run::defined(id);
         self.tasks.iter().find(|task| task.id == id)
+    }
+
+    /// The tasks directly after a task.
+    pub fn after<'d>(&'d self, id: &'d str) -> impl Iterator<Item = &'d TaskDef> {
+        self.tasks.iter().filter(move |task| task.after.iter().any(|before| before == id))
     }
 
     /// Returns a short name for exactly this definition: equal text in, equal revision out.

@@ -10,7 +10,10 @@ use super::fields::{Fields, a, unknown_key};
 use super::kind::KindSpec;
 use super::problem::Problems;
 use super::settings::{in_file_order, misfit, to_json};
-use super::{Dag, Param, ParamType, TaskDef, graph, template, triggers};
+use super::{
+    CALLS, CallTo, Callback, Dag, KeyUse, MapOver, ON_CRASH, Param, ParamType, PoolUse, TaskDef, TaskPolicy, graph,
+    template, triggers,
+};
 use crate::retry::RetryPolicy;
 use crate::rule::RULES;
 use crate::suggest;
@@ -30,6 +33,7 @@ struct Defaults {
     retries: Option<u32>,
     delay: Option<Duration>,
     max_delay: Option<Duration>,
+    only: Option<Vec<String>>,
     timeout: Option<Duration>,
 }
 
@@ -45,6 +49,9 @@ pub(super) fn dag(
     let description = top.text("description", problems).map(|(text, _)| text).unwrap_or_default();
     let tags = top.texts("tags", problems).into_iter().map(|(tag, _)| tag).collect();
     let max_active_runs = top.count("max_active_runs", 1, problems).unwrap_or(1);
+    let max_active_tasks = top.count("max_active_tasks", 1, problems);
+    let deadline = top.duration("deadline", problems);
+    let calls = calls(&mut top, problems);
     let params = top.get("params").map(|value| params(value, problems)).unwrap_or_default();
     let defaults = top.get("defaults").map(|value| defaults(value, problems)).unwrap_or_default();
     let triggers = top.get("triggers").map(|value| triggers::triggers(value, &params, problems)).unwrap_or_default();
@@ -64,7 +71,11 @@ pub(super) fn dag(
     }
     check_order(&authored, problems);
     for task in &authored {
-        let scope = template::Scope { params: &params, upstream: upstream_of(&authored, &task.def.id) };
+        let scope = template::Scope {
+            params: &params,
+            upstream: upstream_of(&authored, &task.def.id),
+            mapped: task.def.policy.map.is_some(),
+        };
         for value in &task.values {
             template::check(value, &task.def.id, &scope, problems);
         }
@@ -74,6 +85,9 @@ pub(super) fn dag(
         description,
         tags,
         max_active_runs,
+        max_active_tasks,
+        deadline,
+        calls,
         triggers,
         params: params.into_iter().map(|(param, _)| param).collect(),
         tasks: authored.into_iter().map(|task| task.def).collect(),
@@ -163,6 +177,10 @@ fn retry_keys(fields: &mut Fields<'_, '_>, problems: &mut Problems<'_>) -> Defau
         retries: fields.count("retries", 0, problems),
         delay: fields.duration("retry_delay", problems),
         max_delay: fields.duration("retry_max_delay", problems),
+        only: fields
+            .get("retry_on")
+            .is_some()
+            .then(|| fields.texts("retry_on", problems).into_iter().map(|(code, _)| code).collect()),
         timeout: fields.duration("timeout", problems),
     }
 }
@@ -188,6 +206,7 @@ fn task<'t, 'de>(
 ) -> Authored<'t, 'de> {
     let own = retry_keys(&mut fields, problems);
     let rule = fields.choice("trigger_rule", RULES, problems).unwrap_or_default();
+    let policy = policy(&mut fields, problems);
     let about = fields.text("about", problems).map(|(text, _)| text).unwrap_or_default();
     let after = fields.texts("after", problems);
     let names: Vec<&str> = kinds.iter().map(|kind| kind.name).collect();
@@ -205,6 +224,8 @@ fn task<'t, 'de>(
     }
     let mut settings = Map::new();
     let mut values = Vec::new();
+    // The list and the key are templates, too.
+    values.extend(["map", "concurrency_key"].into_iter().filter_map(|key| fields.get(key)));
     for (key, value) in fields.others() {
         settings.insert(key.name.to_string(), to_json(value));
         values.push(value);
@@ -231,6 +252,7 @@ fn task<'t, 'de>(
         retries: own.retries.or(defaults.retries).unwrap_or(fallback.retries),
         delay: own.delay.or(defaults.delay).unwrap_or(fallback.delay),
         max_delay: own.max_delay.or(defaults.max_delay).unwrap_or(fallback.max_delay),
+        only: own.only.or_else(|| defaults.only.clone()).unwrap_or_default(),
     };
     let def = TaskDef {
         id: key.name.to_string(),
@@ -239,10 +261,94 @@ fn task<'t, 'de>(
         retry,
         timeout: own.timeout.or(defaults.timeout),
         rule,
+        policy,
         about,
         settings,
     };
     Authored { def, at: key.span.into(), after, values }
+}
+
+/// What is said of a task besides its work.
+fn policy(fields: &mut Fields<'_, '_>, problems: &mut Problems<'_>) -> TaskPolicy {
+    let priority = fields.number("priority", problems).unwrap_or_default();
+    let slots = fields.count("pool_slots", 1, problems);
+    let pool = fields.text("pool", problems).map(|(name, span)| {
+        check_name(&name, "a pool", span, problems);
+        PoolUse { name, slots: slots.unwrap_or(1) }
+    });
+    let limit = fields.count("concurrency_limit", 1, problems);
+    let key = fields.text("concurrency_key", problems).map(|(key, _)| KeyUse { key, limit: limit.unwrap_or(1) });
+    for (alone, with, there) in
+        [("pool_slots", "pool", pool.is_some()), ("concurrency_limit", "concurrency_key", key.is_some())]
+    {
+        needs(fields, alone, with, there, problems);
+    }
+    let at_once = fields.count("map_limit", 1, problems);
+    let map = fields.get("map").and_then(|value| {
+        let over = to_json(value);
+        if over.is_array() || template::any_template(&over) {
+            return Some(MapOver { over, at_once });
+        }
+        let what = format!("`map` of {} must be a list, or a template that gives one", fields.name);
+        let found = super::settings::article(&over);
+        problems.add("D0005", value.span, what, format!("expected an array, found {found}"));
+        None
+    });
+    if fields.get("map").is_none() {
+        needs(fields, "map_limit", "map", false, problems);
+    }
+    TaskPolicy {
+        priority,
+        pool,
+        key,
+        on_crash: fields.choice("on_crash", ON_CRASH, problems).unwrap_or_default(),
+        map,
+        deadline: fields.duration("deadline", problems),
+        calls: calls(fields, problems),
+    }
+}
+
+/// Reports a key that means nothing without another one.
+fn needs(fields: &mut Fields<'_, '_>, key: &'static str, with: &str, there: bool, problems: &mut Problems<'_>) {
+    if let Some(value) = fields.get(key).filter(|_| !there) {
+        let what = format!("`{key}` of {} means nothing without `{with}`", fields.name);
+        problems.add("D0013", value.span, what, format!("there is no `{with}`")).fix(Some(format!("add `{with} = …`")));
+    }
+}
+
+/// Whom to tell what: `on_failure = { webhook = "…" }`, or a list of such tables.
+fn calls(fields: &mut Fields<'_, '_>, problems: &mut Problems<'_>) -> Vec<Callback> {
+    let mut all = Vec::new();
+    for (key, on) in CALLS {
+        let Some(value) = fields.get(key) else { continue };
+        let items = value.as_array().map_or_else(|| vec![value], |items| items.iter().collect());
+        for item in items {
+            let name = format!("`{key}` of {}", fields.name);
+            let Some(mut fields) = Fields::new(item, name, item.span.into(), problems) else { continue };
+            let webhook = fields.text("webhook", problems);
+            let command = fields.text("command", problems);
+            if let Some((url, span)) = &webhook
+                && !url.starts_with("https://")
+                && !url.starts_with("http://")
+            {
+                let what = format!("`webhook` in {} is no URL", fields.name);
+                problems.add("D0013", span.clone(), what, "expected `https://…` or `http://…`");
+            }
+            match (webhook, command) {
+                (Some((url, _)), None) => all.push(Callback { on: *on, to: CallTo::Webhook(url) }),
+                (None, Some((command, _))) => all.push(Callback { on: *on, to: CallTo::Command(command) }),
+                (None, None) => fields.missing("webhook", "a URL, or `command = …`", problems),
+                (Some(_), Some((_, span))) => {
+                    let what = format!("{} says two things at once", fields.name);
+                    problems
+                        .add("D0013", span, what, "there is a `webhook` already")
+                        .fix(Some("write a list of two tables".to_owned()));
+                }
+            }
+            fields.finish(problems);
+        }
+    }
+    all
 }
 
 /// Unknown names in `after`, and loops.

@@ -1,7 +1,7 @@
 //! The JSON Schema of a DAG file, for editors: completion and checks while typing.
 use serde_json::{Map, Value, json};
 
-use super::{KeySpec, KindSpec, ParamType, Shape};
+use super::{BATCHES, KeySpec, KindSpec, ON_CRASH, ParamType, Shape};
 use crate::rule::RULES;
 use crate::schedule::clock_change::{GAPS, OVERLAPS};
 
@@ -21,6 +21,12 @@ pub fn schema(kinds: &[KindSpec]) -> Value {
             "description": text("One line for people"),
             "tags": {"description": "Words to find it by", "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
             "max_active_runs": {"type": "integer", "minimum": 1, "default": 1, "description": "How many of its runs may be under way at once"},
+            "max_active_tasks": {"type": "integer", "minimum": 1, "description": "How many of its tasks may run at once, in all its runs"},
+            "deadline": duration("How long after its start a run should have ended"),
+            "on_failure": calls("when a run failed"),
+            "on_success": calls("when a run succeeded"),
+            "on_retry": calls("when a task of a run is tried again"),
+            "on_deadline": calls("when a run has not ended in time"),
             "triggers": {"type": "array", "items": {"oneOf": triggers()}, "description": "What starts runs"},
             "params": {"type": "object", "propertyNames": name(), "additionalProperties": param(), "description": "What a run can be given"},
             "defaults": {"type": "object", "additionalProperties": false, "properties": retry_keys(), "description": "For tasks that do not say otherwise"},
@@ -65,6 +71,8 @@ fn triggers() -> Value {
                 "path": text("The pattern, relative to the project folder"),
                 "param": text("The param of the run that gets the path"),
                 "settle": duration("For how long size and modification time must be unchanged (default 2s)"),
+                "marker": text("It has arrived when there is a file beside it whose name has this more at its end"),
+                "min_size": {"type": "integer", "minimum": 1, "description": "It has not arrived while it is smaller, in bytes"},
                 "batch": {"enum": ["each"], "default": "each", "description": "Each file starts one run"},
             },
         },
@@ -85,6 +93,18 @@ fn triggers() -> Value {
             })),
         },
         {
+            "type": "object", "required": ["kind", "dag"], "additionalProperties": false, "title": "Another DAG",
+            "properties": event(&json!({
+                "kind": {"const": "dag"},
+                "dag": text("The DAG whose runs start runs of this one"),
+                "when": {"enum": ["success", "any"], "default": "success", "description": "After which of its runs"},
+            })),
+        },
+        {
+            "type": "object", "required": ["kind", "table"], "additionalProperties": false, "title": "A new version of a table",
+            "properties": event(&json!({"kind": {"const": "table"}, "table": text("The table, `schema.table`")})),
+        },
+        {
             "type": "object", "required": ["kind"], "additionalProperties": false, "title": "Whenever no run is under way",
             "properties": {"kind": {"const": "continuous"}},
         },
@@ -93,6 +113,14 @@ fn triggers() -> Value {
 
 fn names<T>(choices: &[(&'static str, T)]) -> Vec<&'static str> {
     choices.iter().map(|(name, _)| *name).collect()
+}
+
+/// What every trigger by an event takes, after its own keys.
+fn event(own: &Value) -> Value {
+    let mut all = own.clone();
+    all["batch"] = json!({"enum": names(BATCHES), "default": "each", "description": "Each event starts a run, or one run all since the last"});
+    all["param"] = text("The param of the run that gets what happened: an object, or with `all` an array of them");
+    all
 }
 
 /// What every trigger by the clock takes, after its own keys.
@@ -127,6 +155,7 @@ fn retry_keys() -> Value {
         "retries": {"type": "integer", "minimum": 0, "default": 0, "description": "Attempts after the first"},
         "retry_delay": duration("Wait before the second attempt; it doubles from there (default 5s)"),
         "retry_max_delay": duration("The longest wait (default 1h)"),
+        "retry_on": {"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}], "description": "Codes of failures to try again after, such as D0110 or K*; without it, all that may pass by themselves"},
         "timeout": duration("The longest an attempt may take"),
     })
 }
@@ -139,7 +168,36 @@ fn generic_task_keys(kinds: &[KindSpec]) -> Map<String, Value> {
     keys.insert("after".to_owned(), json!({"oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}], "description": "The tasks it comes after"}));
     keys.insert("trigger_rule".to_owned(), json!({"enum": rules, "default": "all_success", "description": "When it starts, given how the tasks before it ended"}));
     keys.insert("about".to_owned(), text("One line for people"));
+    for (name, value) in policy_keys().as_object().into_iter().flatten() {
+        keys.insert(name.clone(), value.clone());
+    }
     keys
+}
+
+fn policy_keys() -> Value {
+    json!({
+        "priority": {"type": "integer", "default": 0, "description": "Tasks of a higher number go first when slots are short"},
+        "pool": text("The pool it takes slots of"),
+        "pool_slots": {"type": "integer", "minimum": 1, "default": 1, "description": "How many slots of the pool"},
+        "concurrency_key": text("Of tasks with an equal key only so many run at once; may be a template"),
+        "concurrency_limit": {"type": "integer", "minimum": 1, "default": 1, "description": "How many"},
+        "on_crash": {"enum": names(ON_CRASH), "default": "rerun", "description": "What becomes of an attempt whose process died"},
+        "map": {"anyOf": [{"type": "array"}, {"$ref": "#/$defs/template"}], "description": "Run it once for each item of this list; settings may name `item` and `index`"},
+        "map_limit": {"type": "integer", "minimum": 1, "description": "How many items may be under way at once"},
+        "deadline": duration("How long after the start of its run it should have ended"),
+        "on_failure": calls("when it failed for good"),
+        "on_success": calls("when it succeeded"),
+        "on_retry": calls("when it is tried again"),
+        "on_deadline": calls("when it has not ended in time"),
+    })
+}
+
+fn calls(when: &str) -> Value {
+    let one = json!({
+        "type": "object", "additionalProperties": false, "minProperties": 1, "maxProperties": 1,
+        "properties": {"webhook": text("A URL that gets JSON by POST"), "command": text("A shell command that gets JSON on standard input")},
+    });
+    json!({"description": format!("Whom to tell {when}"), "oneOf": [one, {"type": "array", "items": one}]})
 }
 
 fn of_kind(kind: &KindSpec, generic: &Map<String, Value>) -> Value {

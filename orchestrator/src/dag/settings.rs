@@ -23,6 +23,20 @@ pub(super) fn to_json(value: &toml_span::Value<'_>) -> Value {
     }
 }
 
+/// Reads TOML as JSON.
+///
+/// # Errors
+/// The parser's words and the line, if it is not TOML.
+pub fn read_toml(text: &str) -> Result<Value, String> {
+    match toml_span::parse(text) {
+        Ok(value) => Ok(to_json(&value)),
+        Err(error) => {
+            let line = text.get(..error.span.start).unwrap_or_default().matches('\n').count() + 1;
+            Err(format!("line {line}: {error}"))
+        }
+    }
+}
+
 /// The entries of a table in the order of the file (the parser sorts them by name).
 pub(super) fn in_file_order<'t, 'de>(
     table: &'t toml_span::value::Table<'de>,

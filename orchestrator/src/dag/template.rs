@@ -1,7 +1,7 @@
 //! Templates in settings: `{{ params.file }}`, checked when a DAG is read, rendered when a task starts.
 //!
 //! Known names: `params`, `interval` (`start`, `end`), `run` (`id`, `dag`, `logical_date`, `started_at`), `task` (`id`, `attempt`), and for each task
-//! before this one `tasks.NAME` (`state`, `summary`, `result`). Instants are RFC 3339 text in UTC. Text that is nothing but one `{{ … }}` keeps
+//! before this one `tasks.NAME` (`state`, `summary`, `result`); with a `map` also `item` and `index`. Instants are RFC 3339 text in UTC. Text that is nothing but one `{{ … }}` keeps
 //! the type of its value.
 use std::ops::Range;
 
@@ -21,10 +21,15 @@ const ROOTS: &[(&str, &[&str])] = &[
     ("tasks", &[]),
 ];
 
+/// Names that only the tasks of a list know.
+const OF_ITEMS: &[&str] = &["item", "index"];
+
 /// What the templates of one task may name.
 pub(super) struct Scope<'a> {
     pub(super) params: &'a [(Param, Range<usize>)],
     pub(super) upstream: Vec<String>,
+    /// The task is run for each item of a list.
+    pub(super) mapped: bool,
 }
 
 /// Whether there is a template anywhere in the value.
@@ -87,6 +92,10 @@ fn check_text(text: &str, span: Range<usize>, task: &str, scope: &Scope<'_>, pro
 fn unknown(name: &str, task: &str, scope: &Scope<'_>) -> Option<(String, Option<String>)> {
     let mut parts = name.split('.');
     let root = parts.next().unwrap_or_default();
+    if OF_ITEMS.contains(&root) {
+        let fix = Some(format!("add `map = …` to task `{task}`"));
+        return (!scope.mapped).then(|| ("which only tasks with a `map` know".to_owned(), fix));
+    }
     let Some((_, fields)) = ROOTS.iter().find(|(known, _)| *known == root) else {
         // Functions of the template language (`range`, `dict`, …) are reported as names too.
         if environment().globals().any(|(known, _)| known == root) {
@@ -132,6 +141,15 @@ pub(crate) fn render(settings: &Map<String, Value>, names: &Value) -> Result<Map
             Ok((key.clone(), render_value(&environment, value, &names).map_err(|error| format!("`{key}`: {error:#}"))?))
         })
         .collect()
+}
+
+/// Renders the templates of one value.
+///
+/// # Errors
+/// The template engine's reason.
+pub(crate) fn render_one(value: &Value, names: &Value) -> Result<Value, String> {
+    let names = minijinja::Value::from(minijinja::value::Serde(names));
+    render_value(&environment(), value, &names).map_err(|error| format!("{error:#}"))
 }
 
 fn render_value(

@@ -10,7 +10,7 @@ use toml_span::Value;
 
 use super::fields::{Fields, a};
 use super::problem::Problems;
-use super::{FileTrigger, Param, ParamType, ScheduleTrigger, Trigger};
+use super::{BATCHES, Batch, EventOf, EventTrigger, FileTrigger, Param, ParamType, ScheduleTrigger, Trigger};
 use crate::schedule::calendar::{read_date, read_dates};
 use crate::schedule::clock_change::{GAPS, OVERLAPS};
 use crate::schedule::{Calendar, ClockChange, Schedule};
@@ -22,14 +22,22 @@ enum Kind {
     File,
     Cron,
     Every,
+    Dag,
+    Table,
     Continuous,
 }
 
-const KINDS: &[(&str, Kind)] =
-    &[("file", Kind::File), ("cron", Kind::Cron), ("every", Kind::Every), ("continuous", Kind::Continuous)];
+const KINDS: &[(&str, Kind)] = &[
+    ("file", Kind::File),
+    ("cron", Kind::Cron),
+    ("every", Kind::Every),
+    ("dag", Kind::Dag),
+    ("table", Kind::Table),
+    ("continuous", Kind::Continuous),
+];
 
 /// What several events between two runs become. More ways will come; each is declared, never an accident of speed.
-const BATCHES: &[(&str, ())] = &[("each", ())];
+const OF_FILES: &[(&str, ())] = &[("each", ())];
 
 pub(super) fn triggers(
     value: &Value<'_>,
@@ -54,7 +62,11 @@ pub(super) fn triggers(
         let Some(mut fields) = Fields::new(item, format!("trigger {}", index + 1), header, problems) else { continue };
         let place: Range<usize> = fields.get("kind").map_or_else(|| fields.header.clone(), |value| value.span.into());
         if fields.get("kind").is_none() {
-            fields.missing("kind", "`\"file\"`, `\"cron\"`, `\"every\"` or `\"continuous\"`", problems);
+            fields.missing(
+                "kind",
+                "`\"file\"`, `\"cron\"`, `\"every\"`, `\"dag\"`, `\"table\"` or `\"continuous\"`",
+                problems,
+            );
             continue;
         }
         let Some(kind) = fields.choice("kind", KINDS, problems) else { continue };
@@ -69,6 +81,12 @@ pub(super) fn triggers(
                 let schedule = schedule(&mut fields, matches!(kind, Kind::Cron), problems);
                 all.extend(schedule.map(|schedule| Trigger::Schedule(Box::new(schedule))));
                 None
+            }
+            Kind::Dag | Kind::Table => {
+                let trigger = event(&mut fields, matches!(kind, Kind::Dag), params, problems);
+                let given = trigger.as_ref().and_then(|trigger| trigger.param.clone());
+                all.extend(trigger.map(Trigger::Event));
+                given
             }
             Kind::Continuous => {
                 all.push(Trigger::Continuous);
@@ -130,9 +148,67 @@ fn file(
         }
     }
     let settle = fields.duration("settle", problems).unwrap_or(Duration::from_secs(2));
-    fields.choice("batch", BATCHES, problems);
-    Some(FileTrigger { path: path?.0, param: param.map(|(name, _)| name), settle })
+    fields.choice("batch", OF_FILES, problems);
+    let marker = fields.text("marker", problems);
+    if let Some((marker, span)) = &marker
+        && (marker.is_empty() || marker.contains('/'))
+    {
+        let what = format!("`marker` of {} is no end of a file name", fields.name);
+        problems.add("D0013", span.clone(), what, "expected an end of a name such as \".done\"");
+    }
+    let min_size = u64::from(fields.count("min_size", 1, problems).unwrap_or_default());
+    let (param, marker) = (param.map(|(name, _)| name), marker.map(|(marker, _)| marker));
+    Some(FileTrigger { path: path?.0, param, settle, marker, min_size })
 }
+
+/// A trigger by what happens to another DAG or to a table.
+fn event(
+    fields: &mut Fields<'_, '_>,
+    of_dag: bool,
+    params: &[(Param, Range<usize>)],
+    problems: &mut Problems<'_>,
+) -> Option<EventTrigger> {
+    let (key, about) =
+        if of_dag { ("dag", "the name of another DAG") } else { ("table", "a table such as \"silver.movies\"") };
+    let named = fields.text(key, problems);
+    if named.is_none() && fields.get(key).is_none() {
+        fields.missing(key, about, problems);
+    }
+    let batch = fields.choice("batch", BATCHES, problems).unwrap_or_default();
+    let any_end = of_dag && fields.choice("when", ENDS, problems).unwrap_or_default();
+    let param = fields.text("param", problems);
+    let (wanted, what) = match batch {
+        Batch::Each => (ParamType::Object, "one event is an object"),
+        Batch::All => (ParamType::Array, "all events are an array"),
+    };
+    if let Some((name, span)) = &param {
+        match params.iter().find(|(param, _)| param.name == *name) {
+            Some((found, _)) if found.r#type == wanted => {}
+            Some((found, _)) => {
+                let label = format!("its type is {}, {what}", found.r#type.name());
+                problems.add("D0017", span.clone(), format!("param `{name}` cannot take what happened"), label);
+            }
+            None => {
+                let fix = format!("declare it: `[params.{name}]` with `type = \"{}\"`", wanted.name());
+                problems
+                    .add("D0015", span.clone(), format!("param `{name}` is not declared"), "no such param")
+                    .fix(suggest::hint(name, params.iter().map(|(param, _)| param.name.as_str())).or(Some(fix)));
+            }
+        }
+    }
+    let (name, span) = named?;
+    let of = if of_dag { EventOf::Dag { dag: name, any_end } } else { EventOf::Table(name) };
+    if let EventOf::Table(table) = &of
+        && table.split('.').filter(|part| super::parse::good_name(part)).count() != 2
+    {
+        let what = format!("`{table}` is no name of a table");
+        problems.add("D0013", span, what, "expected `schema.table`");
+    }
+    Some(EventTrigger { of, batch, param: param.map(|(name, _)| name) })
+}
+
+/// After which ends of a run another DAG starts.
+const ENDS: &[(&str, bool)] = &[("success", false), ("any", true)];
 
 /// A trigger by the clock: by a cron expression, or every so often.
 fn schedule(fields: &mut Fields<'_, '_>, by_cron: bool, problems: &mut Problems<'_>) -> Option<ScheduleTrigger> {

@@ -3,15 +3,15 @@ pub mod memory;
 pub mod sqlite;
 mod step;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::{Map, Value};
 
-use crate::dag::Dag;
+use crate::dag::{CallTo, Dag};
 use crate::owner::{Owner, OwnerRecord};
-use crate::run::{Attempt, Cause, Interval, Run, RunState, RunStep, TaskInstance, TaskStep};
+use crate::run::{Attempt, Cause, Choice, Interval, Run, RunState, RunStep, TaskInstance, TaskStep};
 use crate::task::TaskError;
 use crate::trigger::FileId;
 
@@ -81,7 +81,7 @@ pub struct NewRun {
     pub dag: String,
     /// What it shall be the only run of, if anything.
     pub key: Option<String>,
-    /// Why. A [`Cause::File`] is recorded as an arrival in the same transaction; a [`Cause::Cron`] moves its trigger on.
+    /// Why. A [`Cause::File`] is recorded as an arrival in the same transaction; a [`Cause::Event`] takes its events, a [`Cause::Schedule`] moves its trigger on.
     pub cause: Cause,
     /// The time it covers.
     pub interval: Option<Interval>,
@@ -91,6 +91,90 @@ pub struct NewRun {
     pub options: Map<String, Value>,
     /// Whether it belongs to the one who makes it, or to whoever takes it.
     pub owned: bool,
+}
+
+/// Something of which a running task holds so many, with how many there are of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// Its name: `pool NAME`, `key KEY` or `dag NAME`.
+    pub name: String,
+    /// How many.
+    pub slots: u32,
+    /// How many there are.
+    pub limit: u32,
+}
+
+/// What a running task holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Holding {
+    /// As in [`Hold::name`].
+    pub name: String,
+    /// The run.
+    pub run: String,
+    /// The task.
+    pub task: String,
+    /// How many.
+    pub slots: u32,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
+/// A DAG that makes no runs by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Paused {
+    /// Who paused it.
+    pub by: String,
+    /// Since when.
+    pub since: DateTime<Utc>,
+}
+
+/// Something that happened and has not started a run yet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// The DAG it is to start.
+    pub dag: String,
+    /// Which trigger of the DAG, from 0.
+    pub trigger: u32,
+    /// What tells it from others of this trigger: it starts one run.
+    pub key: String,
+    /// What happened.
+    pub body: Value,
+}
+
+/// Runs of a range of time that somebody asked for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Backfill {
+    /// Its id.
+    pub id: String,
+    /// The DAG.
+    pub dag: String,
+    /// Its intervals, in the order of their runs.
+    pub intervals: Vec<Interval>,
+    /// What every run is given.
+    pub params: Map<String, Value>,
+    /// How many of its runs may be open at once. The DAG's own limit does not count them.
+    pub at_once: u32,
+    /// Who asked.
+    pub by: String,
+    /// How many of its intervals have their run.
+    pub made: u32,
+}
+
+/// Somebody who is to be told what happened.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Call {
+    /// Its id, for whoever is told twice.
+    pub id: String,
+    /// The run.
+    pub run: String,
+    /// Whom.
+    pub to: CallTo,
+    /// What.
+    pub body: Value,
+    /// When to try next.
+    pub due_at: DateTime<Utc>,
+    /// How often it was tried.
+    pub tries: u32,
 }
 
 /// One change of the history.
@@ -112,7 +196,7 @@ pub enum Change {
         /// Whose it was.
         from: Option<String>,
     },
-    /// The run begins, with this definition and these params, and gets its tasks. Refused if not the owner's, if not queued, or if the
+    /// The run begins, with this definition and these params, and gets its tasks, unless it has them from before. Refused if not the owner's, if not queued, or if the
     /// definition's `max_active_runs` are running already (two schedulers may decide at the same moment).
     Begin {
         /// The run.
@@ -125,7 +209,63 @@ pub enum Change {
     /// A task changes. Refused if the run is not the owner's, if the step is not in the table, or if it is about another attempt than the current
     /// one (`Start`: than the next one).
     Task(Box<TaskChange>),
-    /// The run ends. Refused if not the owner's, or if the step is not in the table.
+    /// Somebody wants something of tasks of a run, whoever drives it. Refused as a whole if one of the steps is not in the table and its task is not
+    /// running; of a running task it is noted as wanted. A run that had ended waits for its turn again.
+    Amend {
+        /// The run.
+        run: String,
+        /// What of which task. [`TaskStep::of_people`] only.
+        steps: Vec<(String, TaskStep)>,
+    },
+    /// Somebody wants a run stopped, whoever drives it. Refused if it has ended.
+    Cancel {
+        /// The run.
+        run: String,
+        /// Who.
+        by: String,
+    },
+    /// Something happened. Refused if it is known, or if it is the end of a run that has not ended.
+    Event {
+        /// It.
+        event: Box<Event>,
+        /// The run whose end it is, if it is one.
+        end_of: Option<String>,
+        /// It is only noted, so that it starts no run: it was so before anybody watched.
+        past: bool,
+    },
+    /// A DAG is paused, or goes on. Refused if it is so already.
+    Pause {
+        /// The DAG.
+        dag: String,
+        /// Who pauses it; absent: it goes on.
+        by: Option<String>,
+    },
+    /// Somebody asks for the runs of a range of time. Refused if there is a backfill of that id.
+    Backfill(Box<Backfill>),
+    /// No more runs of a backfill are made. Refused if there are none to be made.
+    EndBackfill {
+        /// The backfill.
+        backfill: String,
+    },
+    /// A deadline was missed. Refused if that is known.
+    Missed {
+        /// The run.
+        run: String,
+        /// The task; empty: the run itself.
+        task: String,
+    },
+    /// Somebody is to be told. Refused if the run is not there, or a call has this id.
+    Call(Box<Call>),
+    /// Somebody was told, or could not be told and is to be tried again. Refused if there is no such call with so many tries.
+    Called {
+        /// The call.
+        call: String,
+        /// How often it had been tried before.
+        tries: u32,
+        /// When to try again; absent: never.
+        again_at: Option<DateTime<Utc>>,
+    },
+    /// The run ends. Refused if not the owner's, if the step is not in the table, or if a task of it has not ended.
     End {
         /// The run.
         run: String,
@@ -147,7 +287,7 @@ pub struct TaskChange {
     pub step: TaskStep,
     /// The attempt it is about; 0 if there is none.
     pub attempt: u32,
-    /// When the next attempt may start, with `Retry`.
+    /// When the next attempt may start, with `Retry`; when it goes on, with `Defer`.
     pub retry_at: Option<DateTime<Utc>>,
     /// What it did.
     pub summary: String,
@@ -155,6 +295,14 @@ pub struct TaskChange {
     pub result: Value,
     /// How it failed.
     pub error: Option<TaskError>,
+    /// Which of the tasks after it are to run, with `Succeed`.
+    pub choice: Choice,
+    /// The items, with `Map`: each gets a task.
+    pub items: Vec<Value>,
+    /// What it holds while it runs, with `Start`, `Resume` and `Wake`: refused if there is not enough of it.
+    pub holds: Vec<Hold>,
+    /// [`Run::amended`] as it was seen: what was judged of a task that does not run is refused if somebody has changed tasks since.
+    pub amended: u32,
 }
 
 impl TaskChange {
@@ -169,6 +317,10 @@ impl TaskChange {
             summary: String::new(),
             result: Value::Null,
             error: None,
+            choice: Choice::All,
+            items: Vec::new(),
+            holds: Vec::new(),
+            amended: 0,
         }
     }
 }
@@ -211,6 +363,18 @@ pub struct HistoryView {
     pub seen: BTreeMap<(String, u32), Seen>,
     /// The last run of each DAG that was asked about.
     pub last: BTreeMap<String, LastRun>,
+    /// What running tasks hold.
+    pub holdings: Vec<Holding>,
+    /// Paused DAGs.
+    pub paused: BTreeMap<String, Paused>,
+    /// Events that have not started a run, in the order they were recorded.
+    pub events: Vec<Event>,
+    /// Backfills that have not made all their runs, oldest first.
+    pub backfills: Vec<Backfill>,
+    /// Missed deadlines of runs that have not ended, as (run, task).
+    pub missed: BTreeSet<(String, String)>,
+    /// Who is still to be told what.
+    pub calls: Vec<Call>,
 }
 
 /// Which runs to list.
@@ -231,9 +395,12 @@ pub struct RunFilter {
 /// 2. Changes are judged in order, each against the state the earlier ones left. A refused change changes nothing and does not keep the others from
 ///    happening.
 /// 3. Nothing that belongs to another owner changes (except by `Claim`, which names the owner it expects), and no ended run or task ever does. So a
-///    process that lost its runs cannot write about them, however late it wakes.
-/// 4. A key, and a file (path, size, modification time) of a DAG, has at most one run.
+///    process that lost its runs cannot write about them, however late it wakes. Only people change what is not theirs, and what has ended: by `Amend`
+///    and `Cancel`.
+/// 4. A key, a file (path, size, modification time) of a DAG, and an event of a trigger has at most one run.
 /// 5. What another process wrote is seen by the next read.
+/// 6. Of what running tasks hold there is never more than there is of it, however many processes start tasks at once.
+/// 7. A run has not ended while a task of it has not.
 ///
 /// Calls block (they wait for a disk); async callers move them to a blocking thread.
 pub trait History: Send + Sync {
@@ -248,6 +415,12 @@ pub trait History: Send + Sync {
     /// # Errors
     /// If the store fails.
     fn view(&self, last_of: &[String]) -> Result<HistoryView, HistoryError>;
+
+    /// Returns a number that is another one after every change, whoever made it. Much cheaper than a view.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn version(&self) -> Result<u64, HistoryError>;
 
     /// Returns those of the files that have no run of that DAG yet, in the same order.
     ///
@@ -273,6 +446,12 @@ pub trait History: Send + Sync {
     /// If the store fails.
     fn owners(&self) -> Result<Vec<OwnerRecord>, HistoryError>;
 
+    /// Returns every owner that has not said goodbye, whether or not it drives a run.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn schedulers(&self) -> Result<Vec<OwnerRecord>, HistoryError>;
+
     /// Lists runs, newest first.
     ///
     /// # Errors
@@ -285,7 +464,19 @@ pub trait History: Send + Sync {
     /// If the store fails.
     fn run(&self, id: &str) -> Result<Option<Run>, HistoryError>;
 
-    /// Returns the tasks of a run, in the order of its DAG.
+    /// Returns the id of the run with that key.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn run_of_key(&self, key: &str) -> Result<Option<String>, HistoryError>;
+
+    /// Returns the key of the event of a trigger that was recorded last, if any was.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn last_event(&self, dag: &str, trigger: u32) -> Result<Option<String>, HistoryError>;
+
+    /// Returns the tasks of a run, in the order of its DAG; those of a list after it, in its order.
     ///
     /// # Errors
     /// If the store fails.
@@ -296,6 +487,13 @@ pub trait History: Send + Sync {
     /// # Errors
     /// If the store fails.
     fn attempts(&self, run: &str) -> Result<Vec<Attempt>, HistoryError>;
+
+    /// Forgets runs that ended before an instant, oldest first, at most so many: them, their tasks, attempts and calls. Files, events and intervals that
+    /// have started a run stay known, keys that people gave do not. Returns what was forgotten, as (DAG, run).
+    ///
+    /// # Errors
+    /// If the store fails; then nothing was forgotten.
+    fn forget(&self, before: DateTime<Utc>, most: usize) -> Result<Vec<(String, String)>, HistoryError>;
 
     /// Returns the pinned definition of a run, once it has begun.
     ///
@@ -315,13 +513,31 @@ pub trait History: Send + Sync {
         by: &str,
         now: DateTime<Utc>,
     ) -> Result<String, HistoryError> {
+        self.enqueue_once(dag, params, options, by, None, now).map(|(run, _)| run)
+    }
+
+    /// Hands a run over as [`History::enqueue`] does, unless there is a run of this DAG with that key: then nothing is made. Returns the run's id,
+    /// and whether it was made now.
+    ///
+    /// # Errors
+    /// If the store fails.
+    fn enqueue_once(
+        &self,
+        dag: &str,
+        params: Map<String, Value>,
+        options: Map<String, Value>,
+        by: &str,
+        key: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> Result<(String, bool), HistoryError> {
+        let key = key.map(|key| format!("manual {dag} {key}"));
         // Another run of the same instant may have the same id: then the next number is tried.
         for attempt in 0_u32.. {
             let id = crate::run::run_id(dag, now, &format!("{by} {} {attempt}", std::process::id()));
             let new = NewRun {
                 id: id.clone(),
                 dag: dag.to_owned(),
-                key: None,
+                key: key.clone(),
                 cause: Cause::Manual { by: by.to_owned() },
                 interval: None,
                 params: params.clone(),
@@ -329,9 +545,12 @@ pub trait History: Send + Sync {
                 owned: false,
             };
             if self.apply("", now, &[Change::Create(Box::new(new))])?.first() == Some(&true) {
-                return Ok(id);
+                return Ok((id, true));
+            }
+            if let Some(run) = key.as_deref().map(|key| self.run_of_key(key)).transpose()?.flatten() {
+                return Ok((run, false));
             }
         }
-        Ok(String::new())
+        Ok((String::new(), false))
     }
 }

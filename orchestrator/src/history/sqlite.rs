@@ -2,7 +2,9 @@
 //!
 //! WAL with `synchronous = FULL`: a transaction that returned survives a power cut, and costs one fsync; all changes of one decision share it. Writers
 //! take the lock at `BEGIN IMMEDIATE`, so that a decision between reading and writing never meets a conflict, and wait for each other up to
-//! `BUSY`. The layout is `migrations/0001.sql`; the format's number is `PRAGMA user_version`.
+//! `BUSY`. The layout is `migrations/*.sql`; the format's number is `PRAGMA user_version`.
+mod people;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,11 +20,13 @@ use super::step::{self, AttemptStep};
 use super::{ActiveRun, Change, History, HistoryError, HistoryView, LastRun, NewRun, RunFilter, Seen, TaskChange};
 use crate::dag::Dag;
 use crate::owner::{Owner, OwnerRecord};
-use crate::run::{Attempt, Cause, Interval, Run, RunState, RunStep, TaskInstance, TaskState};
+use crate::run::{
+    Attempt, Cause, Choice, Interval, Run, RunState, RunStep, TaskInstance, TaskState, TaskStep, item_name,
+};
 use crate::trigger::FileId;
 
 /// The migrations in order; the format's number is how many have run.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
 
 /// How long a writer waits for another.
 const BUSY: Duration = Duration::from_secs(30);
@@ -30,9 +34,8 @@ const BUSY: Duration = Duration::from_secs(30);
 /// How often a new file is tried again while others set it up.
 const STEP: Duration = Duration::from_millis(10);
 
-const RUN: &str = "id, dag, key, state, cause_json, interval_start, interval_end, params_json, options_json, revision, owner, queued_at, started_at, ended_at, error_json, number";
-const TASK: &str =
-    "t.task, t.state, t.attempt, t.retry_at, t.started_at, t.ended_at, t.summary, t.result_json, t.error_json";
+const RUN: &str = "id, dag, key, state, cause_json, interval_start, interval_end, params_json, options_json, revision, owner, queued_at, started_at, ended_at, error_json, cancel_by, amended, number";
+const TASK: &str = "t.task, t.state, t.attempt, t.retry_at, t.started_at, t.ended_at, t.summary, t.result_json, t.error_json, t.base, t.wanted, t.choice_json, t.item, t.item_json";
 
 /// A history in a file.
 pub struct SqliteHistory {
@@ -43,6 +46,8 @@ struct Inner {
     connection: Connection,
     /// Definitions already read, by revision; those of runs that have not ended.
     definitions: HashMap<String, Arc<Dag>>,
+    /// How often this connection has changed something.
+    own: u64,
 }
 
 type Sql<T> = Result<T, rusqlite::Error>;
@@ -65,7 +70,7 @@ impl SqliteHistory {
         if found > known {
             return Err(HistoryError::Newer { path: shown, found, known });
         }
-        Ok(Self { inner: Mutex::new(Inner { connection, definitions: HashMap::new() }) })
+        Ok(Self { inner: Mutex::new(Inner { connection, definitions: HashMap::new(), own: 0 }) })
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -78,6 +83,7 @@ impl SqliteHistory {
 
     fn write<T>(&self, write: impl FnOnce(&Transaction<'_>) -> Sql<T>) -> Result<T, HistoryError> {
         let mut inner = self.inner();
+        inner.own += 1;
         let run = |connection: &mut Connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = write(&transaction)?;
@@ -135,7 +141,7 @@ impl History for SqliteHistory {
 
     fn view(&self, last_of: &[String]) -> Result<HistoryView, HistoryError> {
         let mut inner = self.inner();
-        let Inner { connection, definitions } = &mut *inner;
+        let Inner { connection, definitions, .. } = &mut *inner;
         let view = |connection: &mut Connection, definitions: &mut HashMap<String, Arc<Dag>>| {
             // One snapshot for all the reads.
             let sql = connection.transaction()?;
@@ -145,6 +151,19 @@ impl History for SqliteHistory {
         };
         view(connection, definitions)
             .map_err(|error: rusqlite::Error| HistoryError::Store { doing: "read", source: error.into() })
+    }
+
+    fn version(&self) -> Result<u64, HistoryError> {
+        let inner = self.inner();
+        // SQLite counts what other connections commit; what this one does it does not count.
+        let others: rusqlite::Result<u32> = inner
+            .connection
+            .prepare_cached("PRAGMA data_version")
+            .and_then(|mut asked| asked.query_row([], |row| row.get(0)));
+        match others {
+            Ok(others) => Ok(inner.own.wrapping_shl(32) | u64::from(others)),
+            Err(error) => Err(HistoryError::Store { doing: "read", source: error.into() }),
+        }
     }
 
     fn unseen(&self, dag: &str, files: &[FileId]) -> Result<Vec<FileId>, HistoryError> {
@@ -182,7 +201,15 @@ impl History for SqliteHistory {
     fn owners(&self) -> Result<Vec<OwnerRecord>, HistoryError> {
         self.read(|sql| {
             sql.prepare_cached("SELECT owner_json, lease_until, retired FROM owners WHERE id IN (SELECT owner FROM runs WHERE ended_at IS NULL) ORDER BY id")?
-                .query_map([], |row| Ok(OwnerRecord { owner: from_json(row, 0)?, lease_until: instant(row, 1)?, retired: row.get(2)? }))?
+                .query_map([], owner_of)?
+                .collect()
+        })
+    }
+
+    fn schedulers(&self) -> Result<Vec<OwnerRecord>, HistoryError> {
+        self.read(|sql| {
+            sql.prepare_cached("SELECT owner_json, lease_until, retired FROM owners WHERE retired = 0 ORDER BY id")?
+                .query_map([], owner_of)?
                 .collect()
         })
     }
@@ -209,9 +236,23 @@ impl History for SqliteHistory {
         self.read(|sql| Ok(find(sql, id)?.map(|(run, _)| run)))
     }
 
+    fn run_of_key(&self, key: &str) -> Result<Option<String>, HistoryError> {
+        self.read(|sql| {
+            sql.prepare_cached("SELECT id FROM runs WHERE key = ?1")?.query_row([key], |row| row.get(0)).optional()
+        })
+    }
+
+    fn last_event(&self, dag: &str, trigger: u32) -> Result<Option<String>, HistoryError> {
+        self.read(|sql| {
+            sql.prepare_cached("SELECT key FROM events WHERE dag = ?1 AND position = ?2 ORDER BY number DESC LIMIT 1")?
+                .query_row(params![dag, trigger], |row| row.get(0))
+                .optional()
+        })
+    }
+
     fn tasks(&self, run: &str) -> Result<Vec<TaskInstance>, HistoryError> {
         self.read(|sql| {
-            sql.prepare_cached(&format!("SELECT {TASK} FROM task_instances t JOIN runs r ON t.run = r.number WHERE r.id = ?1 ORDER BY t.position"))?
+            sql.prepare_cached(&format!("SELECT {TASK} FROM task_instances t JOIN runs r ON t.run = r.number WHERE r.id = ?1 ORDER BY t.position, t.item"))?
                 .query_map([run], |row| task_of(row, run))?
                 .collect()
         })
@@ -238,6 +279,10 @@ impl History for SqliteHistory {
             })?
             .collect()
         })
+    }
+
+    fn forget(&self, before: DateTime<Utc>, most: usize) -> Result<Vec<(String, String)>, HistoryError> {
+        self.write(|sql| people::forget(sql, before, most))
     }
 
     fn definition(&self, run: &str) -> Result<Option<Arc<Dag>>, HistoryError> {
@@ -271,8 +316,39 @@ fn apply(sql: &Transaction<'_>, owner: &str, now: DateTime<Utc>, change: &Change
         }
         Change::Begin { run, definition, params } => begin(sql, owner, now, run, definition, params),
         Change::Task(change) => step_task(sql, owner, now, change),
+        Change::Amend { run, steps } => people::amend(sql, now, run, steps),
+        Change::Cancel { run, by } => {
+            let changed = sql
+                .prepare_cached("UPDATE runs SET cancel_by = ?2 WHERE id = ?1 AND ended_at IS NULL")?
+                .execute(params![run, by])?;
+            Ok(changed == 1)
+        }
+        Change::Event { event, end_of, past } => people::event(sql, event, end_of.as_deref(), *past),
+        Change::Pause { dag, by } => people::pause(sql, now, dag, by.as_deref()),
+        Change::Backfill(new) => people::backfill(sql, now, new),
+        Change::EndBackfill { backfill } => {
+            let changed = sql
+                .prepare_cached("UPDATE backfills SET whole = made WHERE id = ?1 AND made < whole")?
+                .execute([backfill])?;
+            Ok(changed == 1)
+        }
+        Change::Missed { run, task } => {
+            let made = sql
+                .prepare_cached("INSERT INTO missed (run, task, at) SELECT number, ?2, ?3 FROM runs WHERE id = ?1 ON CONFLICT DO NOTHING")?
+                .execute(params![run, task, micros(now)])?;
+            Ok(made == 1)
+        }
+        Change::Call(call) => people::call(sql, call),
+        Change::Called { call, tries, again_at } => people::called(sql, call, *tries, *again_at),
         Change::End { run, step, error } => {
             let Some((mut record, number)) = find(sql, run)? else { return Ok(false) };
+            let open = sql
+                .prepare_cached("SELECT state FROM task_instances WHERE run = ?1")?
+                .query_map([number], |row| task_state(row, 0))?
+                .any(|state| state.is_ok_and(|state| !state.ended()));
+            if open {
+                return Ok(false);
+            }
             if !step::step_run(&mut record, owner, now, *step, error.as_ref()) {
                 return Ok(false);
             }
@@ -297,11 +373,16 @@ fn create(sql: &Transaction<'_>, owner: &str, now: DateTime<Utc>, new: &NewRun) 
             return Ok(false);
         }
     }
+    if let Cause::Event { trigger, keys } = &new.cause
+        && !people::open_events(sql, &new.dag, *trigger, keys)?
+    {
+        return Ok(false);
+    }
     let run = step::create(new, owner, now);
     let made = sql
         .prepare_cached(
-            "INSERT INTO runs (id, dag, key, state, cause_json, interval_start, interval_end, params_json, options_json, owner, queued_at) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO NOTHING",
+            "INSERT INTO runs (id, dag, key, state, cause_json, interval_start, interval_end, params_json, options_json, owner, queued_at, backfill) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12) ON CONFLICT DO NOTHING",
         )?
         .execute(params![
             run.id,
@@ -315,6 +396,7 @@ fn create(sql: &Transaction<'_>, owner: &str, now: DateTime<Utc>, new: &NewRun) 
             json(&run.options)?,
             run.owner,
             micros(now),
+            run.backfill(),
         ])?;
     if made == 0 {
         return Ok(false);
@@ -325,12 +407,17 @@ fn create(sql: &Transaction<'_>, owner: &str, now: DateTime<Utc>, new: &NewRun) 
             sql.prepare_cached("INSERT INTO arrivals (dag, path, size, modified, run) VALUES (?1, ?2, ?3, ?4, ?5)")?
                 .execute(params![new.dag, path, size(*bytes), modified, number])?;
         }
-        Cause::Cron { trigger } => {
+        Cause::Schedule { trigger } => {
             let end = new.interval.map(|interval| micros(interval.end));
             sql.prepare_cached(
                 "UPDATE schedules SET last_end = max(coalesce(last_end, ?3), ?3) WHERE dag = ?1 AND position = ?2",
             )?
             .execute(params![new.dag, trigger, end])?;
+        }
+        Cause::Event { trigger, keys } => people::take_events(sql, &new.dag, *trigger, keys, number)?,
+        Cause::Backfill { backfill, number } => {
+            sql.prepare_cached("UPDATE backfills SET made = max(made, ?2) WHERE id = ?1")?
+                .execute(params![backfill, number + 1])?;
         }
         Cause::Manual { .. } | Cause::Continuous => {}
     }
@@ -350,10 +437,21 @@ fn begin(
         return Ok(false);
     }
     let running: u32 = sql
-        .prepare_cached("SELECT count(*) FROM runs WHERE dag = ?1 AND state = 'running' AND ended_at IS NULL")?
+        .prepare_cached(
+            "SELECT count(*) FROM runs WHERE dag = ?1 AND state = 'running' AND ended_at IS NULL AND backfill IS NULL",
+        )?
         .query_row([&definition.id], |row| row.get(0))?;
-    if running >= definition.max_active_runs {
+    if record.backfill().is_none() && running >= definition.max_active_runs {
         return Ok(false);
+    }
+    if record.revision.is_some() {
+        // It waited for its turn again; what it began with is as it was.
+        sql.prepare_cached("UPDATE runs SET state = ?2, started_at = ?3 WHERE number = ?1")?.execute(params![
+            number,
+            record.state.name(),
+            micros(now)
+        ])?;
+        return Ok(true);
     }
     let revision = definition.revision();
     sql.prepare_cached("INSERT INTO definitions (revision, dag, definition_json, first_used) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
@@ -377,33 +475,30 @@ fn begin(
 }
 
 fn step_task(sql: &Transaction<'_>, owner: &str, now: DateTime<Utc>, change: &TaskChange) -> Sql<bool> {
-    let number: Option<i64> = sql
-        .prepare_cached("SELECT number FROM runs WHERE id = ?1 AND owner = ?2 AND state = 'running'")?
-        .query_row(params![change.run, owner], |row| row.get(0))
-        .optional()?;
-    let Some(number) = number else { return Ok(false) };
+    let run: Option<(i64, u32)> = sql
+        .prepare_cached("SELECT number, amended, state FROM runs WHERE id = ?1 AND owner = ?2 AND ended_at IS NULL")?
+        .query_row(params![change.run, owner], |row| Ok((row.get(0)?, row.get(1)?, row.get::<_, String>(2)?)))
+        .optional()?
+        .filter(|(_, _, state)| RunState::named(state).is_some_and(|state| step::open_to(state, change.step)))
+        .map(|(number, amended, _)| (number, amended));
+    let Some((number, amended)) = run else { return Ok(false) };
     let task = sql
         .prepare_cached(&format!("SELECT {TASK} FROM task_instances t WHERE t.run = ?1 AND t.task = ?2"))?
         .query_row(params![number, change.task], |row| task_of(row, &change.run))
         .optional()?;
     let Some(mut task) = task else { return Ok(false) };
+    let held = matches!(task.state, TaskState::Running);
+    if !step::current(amended, task.state, change) {
+        return Ok(false);
+    }
     let Some(attempt) = step::step_task(&mut task, owner, now, change) else { return Ok(false) };
-    sql.prepare_cached(
-        "UPDATE task_instances SET state = ?3, attempt = ?4, retry_at = ?5, started_at = ?6, ended_at = ?7, summary = ?8, result_json = ?9, error_json = ?10 \
-         WHERE run = ?1 AND task = ?2",
-    )?
-    .execute(params![
-        number,
-        task.task,
-        task.state.name(),
-        task.attempt,
-        task.retry_at.map(micros),
-        task.started_at.map(micros),
-        task.ended_at.map(micros),
-        task.summary,
-        json(&task.result)?,
-        maybe(task.error.as_ref())?,
-    ])?;
+    if !hold(sql, now, number, change, held)? {
+        return Ok(false);
+    }
+    write_task(sql, number, &task)?;
+    if !change.items.is_empty() {
+        map(sql, number, change)?;
+    }
     match attempt {
         AttemptStep::None => {}
         AttemptStep::New(attempt) => {
@@ -436,16 +531,82 @@ fn step_task(sql: &Transaction<'_>, owner: &str, now: DateTime<Utc>, change: &Ta
     Ok(true)
 }
 
+/// Writes what a task is now.
+fn write_task(sql: &Transaction<'_>, number: i64, task: &TaskInstance) -> Sql<()> {
+    let choice = (task.choice != Choice::All).then(|| json(&task.choice)).transpose()?;
+    sql.prepare_cached(
+        "UPDATE task_instances SET state = ?3, attempt = ?4, retry_at = ?5, started_at = ?6, ended_at = ?7, summary = ?8, result_json = ?9, error_json = ?10, \
+         base = ?11, wanted = ?12, choice_json = ?13 WHERE run = ?1 AND task = ?2",
+    )?
+    .execute(params![
+        number,
+        task.task,
+        task.state.name(),
+        task.attempt,
+        task.retry_at.map(micros),
+        task.started_at.map(micros),
+        task.ended_at.map(micros),
+        task.summary,
+        json(&task.result)?,
+        maybe(task.error.as_ref())?,
+        task.base,
+        task.wanted.map(TaskStep::name),
+        choice,
+    ])?;
+    Ok(())
+}
+
+/// Gives back what a task held and takes what it is to hold; false, and nothing taken, if there is not enough.
+fn hold(sql: &Transaction<'_>, now: DateTime<Utc>, number: i64, change: &TaskChange, held: bool) -> Sql<bool> {
+    for hold in &change.holds {
+        let others: u32 = sql
+            .prepare_cached(
+                "SELECT coalesce(sum(slots), 0) FROM holdings WHERE name = ?1 AND NOT (run = ?2 AND task = ?3)",
+            )?
+            .query_row(params![hold.name, number, change.task], |row| row.get(0))?;
+        if others.saturating_add(hold.slots) > hold.limit {
+            return Ok(false);
+        }
+    }
+    if held {
+        sql.prepare_cached("DELETE FROM holdings WHERE run = ?1 AND task = ?2")?
+            .execute(params![number, change.task])?;
+    }
+    for hold in &change.holds {
+        sql.prepare_cached("INSERT INTO holdings (name, run, task, slots, since) VALUES (?1, ?2, ?3, ?4, ?5)")?
+            .execute(params![hold.name, number, change.task, hold.slots, micros(now)])?;
+    }
+    Ok(true)
+}
+
+/// Makes a task for each item of a list.
+fn map(sql: &Transaction<'_>, number: i64, change: &TaskChange) -> Sql<()> {
+    // The list may have been there before it was cleared: attempts go on counting.
+    let mut insert = sql.prepare_cached(
+        "INSERT INTO task_instances (run, position, task, state, attempt, base, summary, result_json, item, item_json) \
+         SELECT ?1, p.position, ?3, 'waiting', a.last, a.last, '', 'null', ?4, ?5 \
+         FROM (SELECT position FROM task_instances WHERE run = ?1 AND task = ?2) p, \
+              (SELECT coalesce(max(number), 0) AS last FROM attempts WHERE run = ?1 AND task = ?3) a",
+    )?;
+    for (place, item) in change.items.iter().enumerate() {
+        let place = u32::try_from(place).unwrap_or(u32::MAX);
+        insert.execute(params![number, change.task, item_name(&change.task, place), place, json(item)?])?;
+    }
+    Ok(())
+}
+
 fn view(sql: &Transaction<'_>, definitions: &mut HashMap<String, Arc<Dag>>, last_of: &[String]) -> Sql<HistoryView> {
     let active: Vec<(Run, i64)> = sql
         .prepare_cached(&format!("SELECT {RUN} FROM runs WHERE ended_at IS NULL ORDER BY queued_at, number"))?
-        .query_map([], |row| Ok((run_of(row)?, row.get(15)?)))?
+        .query_map([], |row| Ok((run_of(row)?, row.get(17)?)))?
         .collect::<Sql<_>>()?;
     definitions.retain(|revision, _| active.iter().any(|(run, _)| run.revision.as_ref() == Some(revision)));
     let mut runs = Vec::with_capacity(active.len());
     for (run, number) in active {
         let tasks = sql
-            .prepare_cached(&format!("SELECT {TASK} FROM task_instances t WHERE t.run = ?1 ORDER BY t.position"))?
+            .prepare_cached(&format!(
+                "SELECT {TASK} FROM task_instances t WHERE t.run = ?1 ORDER BY t.position, t.item"
+            ))?
             .query_map([number], |row| task_of(row, &run.id))?
             .collect::<Sql<_>>()?;
         let definition = match &run.revision {
@@ -479,12 +640,14 @@ fn view(sql: &Transaction<'_>, definitions: &mut HashMap<String, Arc<Dag>>, last
             last.insert(dag.clone(), LastRun { ended_at: *ended_at, failures: u32::try_from(failures).unwrap_or(10) });
         }
     }
-    Ok(HistoryView { runs, seen, last })
+    let mut view = HistoryView { runs, seen, last, ..HistoryView::default() };
+    people::view(sql, &mut view)?;
+    Ok(view)
 }
 
 fn find(sql: &Connection, id: &str) -> Sql<Option<(Run, i64)>> {
     sql.prepare_cached(&format!("SELECT {RUN} FROM runs WHERE id = ?1"))?
-        .query_row([id], |row| Ok((run_of(row)?, row.get(15)?)))
+        .query_row([id], |row| Ok((run_of(row)?, row.get(17)?)))
         .optional()
 }
 
@@ -507,6 +670,8 @@ fn run_of(row: &Row<'_>) -> Sql<Run> {
         started_at: maybe_instant(row, 12)?,
         ended_at: maybe_instant(row, 13)?,
         error: maybe_json(row, 14)?,
+        cancel: row.get(15)?,
+        amended: row.get(16)?,
     })
 }
 
@@ -522,7 +687,21 @@ fn task_of(row: &Row<'_>, run: &str) -> Sql<TaskInstance> {
         summary: row.get(6)?,
         result: from_json(row, 7)?,
         error: maybe_json(row, 8)?,
+        base: row.get(9)?,
+        wanted: match row.get::<_, Option<String>>(10)? {
+            None => None,
+            Some(name) => Some(TaskStep::named(&name).ok_or_else(|| strange(10, format!("unknown step `{name}`")))?),
+        },
+        choice: maybe_json(row, 11)?.unwrap_or_default(),
+        item: match row.get::<_, i64>(12)? {
+            -1 => None,
+            number => Some((u32::try_from(number).unwrap_or(u32::MAX), maybe_json(row, 13)?.unwrap_or_default())),
+        },
     })
+}
+
+fn owner_of(row: &Row<'_>) -> Sql<OwnerRecord> {
+    Ok(OwnerRecord { owner: from_json(row, 0)?, lease_until: instant(row, 1)?, retired: row.get(2)? })
 }
 
 fn task_state(row: &Row<'_>, column: usize) -> Sql<TaskState> {

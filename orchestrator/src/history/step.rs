@@ -2,7 +2,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{NewRun, TaskChange};
-use crate::run::{Attempt, Run, RunState, RunStep, TaskInstance, TaskStep};
+use crate::run::{Attempt, Choice, Run, RunState, RunStep, TaskInstance, TaskState, TaskStep};
 use crate::task::TaskError;
 
 /// The run of a [`NewRun`].
@@ -23,6 +23,8 @@ pub(super) fn create(new: &NewRun, owner: &str, now: DateTime<Utc>) -> Run {
         started_at: None,
         ended_at: None,
         error: None,
+        cancel: None,
+        amended: 0,
     }
 }
 
@@ -58,6 +60,71 @@ pub(super) enum AttemptStep {
     Ended,
 }
 
+/// Whether what was decided about a task was decided on what is still so: of a task that runs only its process knows more, of others people may
+/// have changed what was judged.
+///
+/// `amended`: [`Run::amended`] as it is.
+pub(super) fn current(amended: u32, state: TaskState, change: &TaskChange) -> bool {
+    state != TaskState::Waiting || change.amended == amended
+}
+
+/// Whether tasks of a run in this state can change so. One that waits for its turn again can only be stopped.
+pub(super) fn open_to(state: RunState, step: TaskStep) -> bool {
+    state == RunState::Running || state == RunState::Queued && step == TaskStep::Cancel
+}
+
+/// What becomes of what somebody wants of a task.
+pub(super) enum Amended {
+    /// It is so now.
+    Done,
+    /// It will be, when the attempt has stopped.
+    Wanted,
+    /// It cannot be.
+    Refused,
+}
+
+/// Does to a task what somebody wants.
+pub(super) fn amend(task: &mut TaskInstance, now: DateTime<Utc>, step: TaskStep) -> Amended {
+    if !step.of_people() {
+        return Amended::Refused;
+    }
+    if matches!(task.state, TaskState::Running | TaskState::Deferred) && step != TaskStep::Reopen {
+        task.wanted = Some(step);
+        return Amended::Wanted;
+    }
+    let Some(state) = task.state.after(step) else { return Amended::Refused };
+    task.state = state;
+    task.wanted = None;
+    task.retry_at = None;
+    task.error = None;
+    if step == TaskStep::Clear {
+        *task = TaskInstance {
+            attempt: task.attempt,
+            base: task.attempt,
+            item: task.item.take(),
+            ..TaskInstance::waiting(&task.run, &task.task)
+        };
+    } else if step == TaskStep::Reopen {
+        task.ended_at = None;
+    } else {
+        task.ended_at = Some(now);
+        task.choice = Choice::All;
+        "set by hand".clone_into(&mut task.summary);
+    }
+    Amended::Done
+}
+
+/// Makes an ended run wait for its turn again.
+pub(super) fn reopen(run: &mut Run) {
+    if let Some(state) = run.state.after(RunStep::Reopen) {
+        run.state = state;
+        run.owner = None;
+        run.ended_at = None;
+        run.error = None;
+        run.cancel = None;
+    }
+}
+
 /// Moves a task on; `None` if that is not allowed. The caller has checked that the run belongs to the owner.
 pub(super) fn step_task(
     task: &mut TaskInstance,
@@ -73,12 +140,14 @@ pub(super) fn step_task(
     let was = task.state;
     task.state = state;
     task.attempt = expected;
-    task.retry_at = change.retry_at.filter(|_| change.step == TaskStep::Retry);
+    task.retry_at = change.retry_at.filter(|_| matches!(change.step, TaskStep::Retry | TaskStep::Defer));
     if state.ended() {
         task.ended_at = Some(now);
         task.summary.clone_from(&change.summary);
         task.result.clone_from(&change.result);
+        task.choice.clone_from(&change.choice);
     }
+    let open = matches!(was, TaskState::Running | TaskState::Deferred);
     match change.step {
         TaskStep::Start => {
             task.started_at = task.started_at.or(Some(now));
@@ -97,13 +166,24 @@ pub(super) fn step_task(
         TaskStep::Resume => Some(AttemptStep::Resumed),
         TaskStep::Succeed => {
             task.error = None;
-            Some(AttemptStep::Ended)
+            Some(if open { AttemptStep::Ended } else { AttemptStep::None })
+        }
+        TaskStep::Defer => {
+            task.summary.clone_from(&change.summary);
+            Some(AttemptStep::None)
+        }
+        TaskStep::Map => {
+            task.started_at = Some(now);
+            Some(AttemptStep::None)
         }
         TaskStep::Skip | TaskStep::Retry | TaskStep::Fail | TaskStep::Cancel => {
             task.error = change.error.clone().or_else(|| task.error.take().filter(|_| change.step == TaskStep::Cancel));
-            Some(if was == crate::run::TaskState::Running { AttemptStep::Ended } else { AttemptStep::None })
+            Some(if open { AttemptStep::Ended } else { AttemptStep::None })
         }
-        TaskStep::Block => Some(AttemptStep::None),
+        TaskStep::Block | TaskStep::Wake => Some(AttemptStep::None),
+        TaskStep::Clear | TaskStep::Reopen | TaskStep::MarkSuccess | TaskStep::MarkFailed | TaskStep::MarkSkipped => {
+            None
+        }
     }
 }
 
@@ -113,7 +193,7 @@ pub(super) fn end_attempt(attempt: &mut Attempt, now: DateTime<Utc>, change: &Ta
     attempt.error.clone_from(&change.error);
     attempt.state = match change.step {
         // An attempt that is tried again has failed, even if its task has not.
-        TaskStep::Retry | TaskStep::Fail => crate::run::TaskState::Failed,
-        step => crate::run::TaskState::Running.after(step).unwrap_or(attempt.state),
+        TaskStep::Retry | TaskStep::Fail => TaskState::Failed,
+        step => TaskState::Running.after(step).unwrap_or(attempt.state),
     };
 }

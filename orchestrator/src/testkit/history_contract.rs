@@ -5,10 +5,10 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Map, json};
 
 use super::script::SCRIPT;
-use crate::dag::Dag;
-use crate::history::{Change, History, HistoryError, NewRun, RunFilter, TaskChange};
+use crate::dag::{CallTo, Dag};
+use crate::history::{Backfill, Call, Change, Event, History, HistoryError, Hold, NewRun, RunFilter, TaskChange};
 use crate::owner::{LEASE, Owner};
-use crate::run::{Cause, Interval, RunState, RunStep, TaskState, TaskStep};
+use crate::run::{Cause, Choice, Interval, RunState, RunStep, TaskState, TaskStep};
 use crate::task::{Retry, TaskError};
 use crate::trigger::FileId;
 
@@ -29,7 +29,7 @@ pub fn history_contract(history: &dyn History, other: &dyn History) -> Result<()
         Dag::parse("movies.toml".as_ref(), DAG, SCRIPT).0.unwrap_or_else(|| unreachable!("the text above is a DAG")),
     );
     let new = |id: &str, key: Option<&str>, cause: Cause, owned: bool| {
-        let interval = matches!(cause, Cause::Cron { .. }).then(|| Interval { start: at(0), end: at(60) });
+        let interval = matches!(cause, Cause::Schedule { .. }).then(|| Interval { start: at(0), end: at(60) });
         let key = key.map(str::to_owned);
         Change::Create(Box::new(NewRun {
             id: id.to_owned(),
@@ -45,11 +45,13 @@ pub fn history_contract(history: &dyn History, other: &dyn History) -> Result<()
     let manual = || Cause::Manual { by: "me".to_owned() };
     let file = |modified| Cause::File { path: "in/a.txt".to_owned(), size: 3, modified };
 
+    let before = other.version()?;
+    assert_eq!(other.version()?, before, "nothing has changed");
     // 2: judged in order, each against what the earlier ones left; 4: one run for a key and for a file.
     let changes = [
         Change::Meet { dag: "movies".to_owned(), trigger: 0 },
         Change::Meet { dag: "movies".to_owned(), trigger: 0 },
-        new("r1", Some("k"), Cause::Cron { trigger: 0 }, true),
+        new("r1", Some("k"), Cause::Schedule { trigger: 0 }, true),
         new("r2", Some("k"), manual(), true),
         new("r1", None, manual(), true),
         new("r3", None, file(7), true),
@@ -61,6 +63,11 @@ pub fn history_contract(history: &dyn History, other: &dyn History) -> Result<()
         [true, false, true, false, false, true, false, true],
         "contract 2 and 4"
     );
+    assert_ne!(other.version()?, before, "another one has changed something");
+    let (own, seen) = (history.version()?, other.version()?);
+    history.apply("me", at(60), &[Change::Pause { dag: "none".to_owned(), by: None }])?;
+    assert_ne!(history.version()?, own);
+    assert!(other.version()? >= seen);
     let id = |modified| FileId { path: "in/a.txt".to_owned(), size: 3, modified };
     assert_eq!(other.unseen("movies", &[id(7), id(9)])?, [id(9)], "contract 4 and 5");
     assert_eq!(other.unseen("other", &[id(7)])?, [id(7)], "arrivals are per DAG");
@@ -182,7 +189,274 @@ pub fn history_contract(history: &dyn History, other: &dyn History) -> Result<()
     assert_eq!(list(None, Some(RunState::Running), 9)?, ["r3"]);
     let run: Option<(RunState, Option<DateTime<Utc>>)> = history.run("r1")?.map(|run| (run.state, run.ended_at));
     assert_eq!(run, Some((RunState::Success, Some(at(92)))));
+    people(history, other, &dag, at(200))?;
+    assert_eq!(other.schedulers()?.iter().map(|record| record.owner.id.as_str()).collect::<Vec<_>>(), ["me"]);
+    // What is forgotten is gone with all that belongs to it; what must not happen twice stays known.
+    assert!(other.forget(at(92), 9)?.is_empty(), "before that instant, not at it");
+    assert_eq!(other.forget(at(93), 9)?, [("movies".to_owned(), "r1".to_owned())]);
+    assert!(history.run("r1")?.is_none() && history.tasks("r1")?.is_empty() && history.attempts("r1")?.is_empty());
+    assert_eq!(history.forget(at(1_000), 1)?.len(), 1, "so many at once");
+    assert_eq!(history.unseen("movies", &[id(7)])?, [], "a file is not new because its run is forgotten");
+    assert_eq!(history.view(&[])?.seen[&("movies".to_owned(), 0)].last_end, Some(at(60)));
     history.retire("me")?;
+    assert!(other.schedulers()?.is_empty());
     assert!(other.owners()?.iter().all(|record| record.retired), "it said goodbye");
+    Ok(())
+}
+
+/// What people ask for, and what is held: contract 3 (the exception), 6 and 7.
+#[expect(clippy::too_many_lines, reason = "one story of one run, told in order")]
+fn people(history: &dyn History, other: &dyn History, dag: &Arc<Dag>, now: DateTime<Utc>) -> Result<(), HistoryError> {
+    let (run, made) = history.enqueue_once("people", Map::new(), Map::new(), "cli", Some("k"), now)?;
+    assert!(made);
+    assert_eq!(
+        other.enqueue_once("people", Map::new(), Map::new(), "cli", Some("k"), now)?,
+        (run.clone(), false),
+        "a key asks once"
+    );
+    let definition = Arc::new(Dag { id: "people".to_owned(), ..Dag::clone(dag) });
+    let step = |task: &str, step, attempt, amended| {
+        Change::Task(Box::new(TaskChange { amended, ..TaskChange::plain(&run, task, step, attempt) }))
+    };
+    let end = |step| Change::End { run: run.clone(), step, error: None };
+    let amend = |steps: &[(&str, TaskStep)]| Change::Amend {
+        run: run.clone(),
+        steps: steps.iter().map(|(task, step)| ((*task).to_owned(), *step)).collect(),
+    };
+    let begin = Change::Begin { run: run.clone(), definition, params: Map::new() };
+    let mut list = TaskChange::plain(&run, "b", TaskStep::Map, 0);
+    list.items = vec![json!("x"), json!({"y": 1})];
+    let hold = |task: &str, slots, limit| {
+        let mut change = TaskChange::plain(&run, task, TaskStep::Start, 1);
+        change.holds = vec![Hold { name: "pool db".to_owned(), slots, limit }];
+        Change::Task(Box::new(change))
+    };
+    let claim = Change::Claim { run: run.clone(), from: None };
+    let accepted = history.apply(
+        "me",
+        now,
+        &[
+            claim,
+            begin.clone(),
+            Change::Task(Box::new(list)),
+            hold("b[0]", 2, 3),
+            hold("b[1]", 2, 3),
+            hold("b[1]", 1, 3),
+            end(RunStep::Fail),
+        ],
+    )?;
+    assert_eq!(accepted, [true, true, true, true, false, true, false], "6: no more than there is; 7: tasks are open");
+    let names: Vec<String> = other.tasks(&run)?.into_iter().map(|task| task.task).collect();
+    assert_eq!(names, ["b", "b[0]", "b[1]", "a"], "items after their list");
+    assert_eq!(other.tasks(&run)?[2].item, Some((1, json!({"y": 1}))));
+    let in_use: u32 = other.view(&[])?.holdings.iter().map(|held| held.slots).sum();
+    assert_eq!(in_use, 3);
+
+    // People change what is not theirs: what runs is noted, the rest is done, and all of it or nothing.
+    assert_eq!(
+        other.apply(
+            "somebody",
+            now,
+            &[
+                amend(&[("b[0]", TaskStep::Clear), ("a", TaskStep::MarkSkipped)]),
+                amend(&[("a", TaskStep::Clear), ("b", TaskStep::MarkSuccess)]),
+                amend(&[("a", TaskStep::Start)]),
+                amend(&[("nobody", TaskStep::Clear)]),
+            ]
+        )?,
+        [true, false, false, false]
+    );
+    let tasks = history.tasks(&run)?;
+    assert_eq!((tasks[1].state, tasks[1].wanted), (TaskState::Running, Some(TaskStep::Clear)));
+    assert_eq!((tasks[3].state, history.run(&run)?.map(|run| run.amended)), (TaskState::Skipped, Some(1)));
+
+    // What puts itself off holds nothing and goes on as the same attempt; what was decided before people came is refused.
+    let mut defer = TaskChange::plain(&run, "b[1]", TaskStep::Defer, 1);
+    defer.retry_at = Some(now + TimeDelta::minutes(1));
+    "waits".clone_into(&mut defer.summary);
+    assert_eq!(
+        history.apply(
+            "me",
+            now,
+            &[
+                Change::Task(Box::new(defer)),
+                step("b[0]", TaskStep::Cancel, 1, 0),
+                amend(&[("b[0]", TaskStep::Clear)]),
+                step("b[0]", TaskStep::Start, 2, 1),
+                step("b[0]", TaskStep::Start, 2, 2),
+                step("b[1]", TaskStep::Wake, 1, 0),
+            ]
+        )?,
+        [true, true, true, false, true, true]
+    );
+    assert!(other.view(&[])?.holdings.is_empty());
+    let attempts: Vec<_> =
+        other.attempts(&run)?.into_iter().map(|attempt| (attempt.task, attempt.number, attempt.state)).collect();
+    let attempt = |task: &str, number, state| (task.to_owned(), number, state);
+    let (cancelled, running) = (TaskState::Cancelled, TaskState::Running);
+    assert_eq!(attempts, [attempt("b[0]", 1, cancelled), attempt("b[0]", 2, running), attempt("b[1]", 1, running)]);
+
+    // It ends, is opened again, waits for its turn, and may be stopped by anybody.
+    let mut chose = TaskChange::plain(&run, "b", TaskStep::Succeed, 0);
+    chose.choice = Choice::Only(vec!["a".to_owned()]);
+    assert_eq!(
+        history.apply(
+            "me",
+            now,
+            &[
+                step("b[0]", TaskStep::Succeed, 2, 0),
+                step("b[1]", TaskStep::Succeed, 1, 0),
+                Change::Task(Box::new(chose)),
+                end(RunStep::Succeed),
+            ]
+        )?,
+        [true; 4]
+    );
+    assert_eq!(other.tasks(&run)?[0].choice, Choice::Only(vec!["a".to_owned()]));
+    assert_eq!(other.apply("somebody", now, &[amend(&[("b", TaskStep::Clear)])])?, [true]);
+    let opened = history.run(&run)?.unwrap_or_else(|| unreachable!("it was there"));
+    assert_eq!((opened.state, opened.owner, opened.ended_at, opened.amended), (RunState::Queued, None, None, 3));
+    let names: Vec<(String, u32)> = history.tasks(&run)?.into_iter().map(|task| (task.task, task.base)).collect();
+    assert_eq!(names, [("b".to_owned(), 0), ("a".to_owned(), 0)], "a list that is cleared is made again");
+    let mut again = TaskChange::plain(&run, "b", TaskStep::Map, 0);
+    (again.items, again.amended) = (vec![json!("x")], 3);
+    let claim = Change::Claim { run: run.clone(), from: None };
+    assert_eq!(history.apply("me", now, &[claim, begin, Change::Task(Box::new(again))])?, [true; 3]);
+    let item = &other.tasks(&run)?[1];
+    assert_eq!((item.task.as_str(), item.attempt, item.base), ("b[0]", 2, 2), "attempts go on counting");
+    let cancel = Change::Cancel { run: run.clone(), by: "somebody".to_owned() };
+    let missed = |task: &str| Change::Missed { run: run.clone(), task: task.to_owned() };
+    let call = Change::Call(Box::new(Call {
+        id: "c1".to_owned(),
+        run: run.clone(),
+        to: CallTo::Webhook("http://x/".to_owned()),
+        body: json!({"event": "failure"}),
+        due_at: now,
+        tries: 0,
+    }));
+    let called = |tries, again_at| Change::Called { call: "c1".to_owned(), tries, again_at };
+    assert_eq!(
+        other.apply(
+            "somebody",
+            now,
+            &[
+                cancel.clone(),
+                missed(""),
+                missed(""),
+                missed("a"),
+                call.clone(),
+                call,
+                called(0, Some(now)),
+                called(0, None)
+            ]
+        )?,
+        [true, true, false, true, true, false, true, false]
+    );
+    let view = history.view(&[])?;
+    assert_eq!(view.missed.iter().map(|(_, task)| task.as_str()).collect::<Vec<_>>(), ["", "a"]);
+    assert_eq!(view.calls.iter().map(|call| (call.id.as_str(), call.tries)).collect::<Vec<_>>(), [("c1", 1)]);
+    assert_eq!(
+        history.apply(
+            "me",
+            now,
+            &[
+                called(1, None),
+                step("b[0]", TaskStep::Cancel, 2, 3),
+                step("b", TaskStep::Cancel, 0, 3),
+                end(RunStep::Cancel),
+                cancel,
+            ]
+        )?,
+        [true, true, true, true, false]
+    );
+
+    // Events: each known once, and taken by one run.
+    let event = |key: &str, end_of: Option<&str>, past| Change::Event {
+        event: Box::new(Event { dag: "people".to_owned(), trigger: 1, key: key.to_owned(), body: json!(key) }),
+        end_of: end_of.map(str::to_owned),
+        past,
+    };
+    let of_events = |id: &str, keys: &[&str]| {
+        Change::Create(Box::new(NewRun {
+            id: id.to_owned(),
+            dag: "people".to_owned(),
+            key: None,
+            cause: Cause::Event { trigger: 1, keys: keys.iter().map(|key| (*key).to_owned()).collect() },
+            interval: None,
+            params: Map::new(),
+            options: Map::new(),
+            owned: false,
+        }))
+    };
+    assert_eq!(
+        history.apply(
+            "me",
+            now,
+            &[
+                event("1", None, true),
+                event("1", None, false),
+                event("2", Some("r5"), false),
+                event("2", Some(&run), false),
+                event("3", None, false),
+                of_events("e1", &["1"]),
+                of_events("e2", &["2"]),
+                of_events("e3", &["2", "3"]),
+            ]
+        )?,
+        [true, false, false, true, true, false, true, false]
+    );
+    let open: Vec<String> = other.view(&[])?.events.into_iter().map(|event| event.key).collect();
+    assert_eq!(
+        (open, other.last_event("people", 1)?, other.last_event("people", 0)?),
+        (vec!["3".to_owned()], Some("3".to_owned()), None)
+    );
+    let (claim, cancel) = (
+        Change::Claim { run: "e2".to_owned(), from: None },
+        Change::End { run: "e2".to_owned(), step: RunStep::Cancel, error: None },
+    );
+    assert_eq!(history.apply("me", now, &[claim, cancel])?, [true, true]);
+
+    // Pauses and backfills.
+    let pause = |by: Option<&str>| Change::Pause { dag: "people".to_owned(), by: by.map(str::to_owned) };
+    let hour = |number| now + TimeDelta::hours(number);
+    let backfill = Change::Backfill(Box::new(Backfill {
+        id: "b1".to_owned(),
+        dag: "people".to_owned(),
+        intervals: (0..2).map(|number| Interval { start: hour(number), end: hour(number + 1) }).collect(),
+        params: Map::new(),
+        at_once: 1,
+        by: "cli".to_owned(),
+        made: 0,
+    }));
+    let of_backfill = Change::Create(Box::new(NewRun {
+        id: "of-b1".to_owned(),
+        dag: "people".to_owned(),
+        key: Some("backfill b1 0".to_owned()),
+        cause: Cause::Backfill { backfill: "b1".to_owned(), number: 0 },
+        interval: Some(Interval { start: hour(0), end: hour(1) }),
+        params: Map::new(),
+        options: Map::new(),
+        owned: false,
+    }));
+    assert_eq!(
+        other.apply(
+            "",
+            now,
+            &[pause(Some("me")), pause(Some("you")), backfill.clone(), backfill, of_backfill.clone(), of_backfill]
+        )?,
+        [true, false, true, false, true, false]
+    );
+    let view = history.view(&[])?;
+    assert_eq!(view.paused["people"].by, "me");
+    assert_eq!(view.backfills.iter().map(|known| (known.intervals.len(), known.made)).collect::<Vec<_>>(), [(2, 1)]);
+    let over = Change::EndBackfill { backfill: "b1".to_owned() };
+    let cancel = Change::Cancel { run: "of-b1".to_owned(), by: "cli".to_owned() };
+    let claim = Change::Claim { run: "of-b1".to_owned(), from: None };
+    let end = Change::End { run: "of-b1".to_owned(), step: RunStep::Cancel, error: None };
+    assert_eq!(
+        history.apply("me", now, &[pause(None), pause(None), over.clone(), over, cancel, claim, end])?,
+        [true, false, true, false, true, true, true]
+    );
+    assert!(history.view(&[])?.backfills.is_empty());
     Ok(())
 }

@@ -1,15 +1,21 @@
 //! The scheduler in a world of random crashes, slow processes, jumping clocks and unreliable tasks. Everything follows from the seed.
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use crate::dag::{Dag, Dags, FileTrigger, ScheduleTrigger, TaskDef, Trigger};
+use crate::dag::{
+    Batch, Dag, Dags, EventOf, EventTrigger, FileTrigger, KeyUse, MapOver, OnCrash, PoolUse, ScheduleTrigger, TaskDef,
+    TaskPolicy, Trigger,
+};
 use crate::history::memory::MemoryHistory;
-use crate::history::{Change, History, HistoryError, HistoryView};
+use crate::history::{Backfill, Change, History, HistoryError, HistoryView, RunFilter};
 use crate::invariant::{Violation, check};
+use crate::plan::amend::{Wish, amend};
 use crate::plan::{Action, Arrived, Ended, Scope, Situation, decide};
 use crate::retry::RetryPolicy;
 use crate::rule::RULES;
+use crate::run::{Choice, Interval, TaskState};
 use crate::schedule::Schedule;
 use crate::task::{Outcome, Retry, TaskError};
 use crate::trigger::FileId;
@@ -144,7 +150,8 @@ impl World {
                 )?;
             }
             5 => self.processes[who].stale = Some(self.history.view(&self.continuous())?),
-            6..=11 => self.finish(who, false),
+            6 => self.wish()?,
+            7..=11 => self.finish(who, false),
             _ => {
                 self.now += self.dice.seconds(20);
                 self.turn(who)?;
@@ -176,6 +183,53 @@ impl World {
         }
     }
 
+    /// Somebody pauses a DAG or lets it go on, cancels a run, asks for a backfill, or wants something of tasks.
+    fn wish(&mut self) -> Result<(), HistoryError> {
+        let dags: Vec<Arc<Dag>> = self.dags.iter().cloned().collect();
+        let dag = Arc::clone(&dags[self.dice.pick(dags.len())]);
+        let runs = self.history.runs(&RunFilter { limit: 8, ..RunFilter::default() })?;
+        let run = (!runs.is_empty()).then(|| runs[self.dice.pick(runs.len())].id.clone());
+        let change = match (self.dice.roll(8), run) {
+            (0, _) => {
+                let by = (self.dice.roll(2) == 0).then(|| "somebody".to_owned());
+                Change::Pause { dag: dag.id.clone(), by }
+            }
+            (1, Some(run)) => Change::Cancel { run, by: "somebody".to_owned() },
+            (2, _) => {
+                let hour = |number: i64| self.now + TimeDelta::hours(number);
+                let intervals = (0..4).map(|number| Interval { start: hour(number), end: hour(number + 1) }).collect();
+                let at_once = 1 + self.dice.small(2);
+                Change::Backfill(Box::new(Backfill {
+                    id: format!("backfill-{}", self.dice.roll(1_000_000)),
+                    dag: dag.id.clone(),
+                    intervals,
+                    params: serde_json::Map::default(),
+                    at_once,
+                    by: "somebody".to_owned(),
+                    made: 0,
+                }))
+            }
+            (_, Some(run)) => {
+                let (Some(definition), tasks) = (self.history.definition(&run)?, self.history.tasks(&run)?) else {
+                    return Ok(());
+                };
+                let of: Vec<String> = vec![tasks[self.dice.pick(tasks.len())].task.clone()];
+                let wish = match self.dice.roll(5) {
+                    0 => Wish::Success,
+                    1 => Wish::Failed,
+                    2 => Wish::Skip,
+                    number => Wish::Clear { downstream: number == 3 },
+                };
+                let Some(change) = amend(&definition, &run, &tasks, &of, wish) else { return Ok(()) };
+                change
+            }
+            _ => return Ok(()),
+        };
+        // Whatever people want, what does not fit is refused.
+        self.history.apply("somebody", self.now, &[change])?;
+        Ok(())
+    }
+
     fn continuous(&self) -> Vec<String> {
         self.dags.iter().filter(|dag| dag.triggers.contains(&Trigger::Continuous)).map(|dag| dag.id.clone()).collect()
     }
@@ -189,10 +243,14 @@ impl World {
         else {
             return;
         };
-        let how = match self.dice.roll(10) {
+        let how = match self.dice.roll(13) {
             0 | 1 if !kindly => Err(TaskError::new("X0001", "bad luck", Retry::Later)),
             2 if !kindly => Err(TaskError::new("X0002", "hopeless", Retry::Never)),
             3 => Ok(Outcome::skipped("nothing")),
+            4 if !kindly => Ok(Outcome::later(self.now + TimeDelta::minutes(5), "waits")),
+            5 => Ok(Outcome::done("chose").choosing(Choice::Only(vec!["t3".to_owned(), "t4".to_owned()]))),
+            6 => Ok(Outcome::done("stopped").choosing(if kindly { Choice::NotNext } else { Choice::Nothing })),
+            7 => Ok(Outcome::done("listed").with(serde_json::json!([1, 2, 3]))),
             _ => Ok(Outcome::done("done")),
         };
         process.live.remove(&(run.clone(), task.clone()));
@@ -214,6 +272,7 @@ impl World {
         let process = &mut self.processes[who];
         let live: BTreeSet<(String, String)> = process.live.keys().cloned().collect();
         let none = BTreeSet::new();
+        let pools: BTreeMap<String, u32> = [("few".to_owned(), 2)].into();
         let situation = Situation {
             now: self.now,
             me: &process.id,
@@ -224,6 +283,7 @@ impl World {
             arrived: &arrived,
             cancelled: &none,
             slots: 4,
+            pools: &pools,
             stopping: false,
         };
         let actions = decide(&self.dags, &view, &situation);
@@ -244,9 +304,7 @@ impl World {
                 active.run.id == ended.run
                     && active.run.owner.as_ref() == Some(&me)
                     && active.tasks.iter().any(|task| {
-                        task.task == ended.task
-                            && task.attempt == ended.attempt
-                            && task.state == crate::run::TaskState::Running
+                        task.task == ended.task && task.attempt == ended.attempt && task.state == TaskState::Running
                     })
             })
         });
@@ -267,6 +325,8 @@ impl World {
                 self.report.violations.push(Violation { id: "R1", what: format!("{key:?} started twice") });
             }
             self.report.attempts += 1;
+            // An attempt that put itself off until now goes on in the same step: its end is recorded.
+            self.processes[who].ended.retain(|ended| (&ended.run, &ended.task) != (&key.0, &key.1));
             self.processes[who].live.insert(key, work.attempt);
         }
         Ok(moved)
@@ -281,10 +341,48 @@ impl World {
             .collect()
     }
 
+    /// What is held, and how many runs of each backfill are open.
+    fn limits(&mut self) -> Result<(), HistoryError> {
+        let view = self.history.view(&[])?;
+        let mut held: BTreeMap<&str, u32> = BTreeMap::new();
+        for holding in &view.holdings {
+            *held.entry(&holding.name).or_default() += holding.slots;
+            let runs = self.history.tasks(&holding.run)?.into_iter();
+            let running = runs.filter(|task| task.task == holding.task && task.state == TaskState::Running).count();
+            if running != 1 {
+                let what = format!("{}.{} holds {} and does not run", holding.run, holding.task, holding.name);
+                self.report.violations.push(Violation { id: "R8", what });
+            }
+        }
+        for (name, slots) in held {
+            let limit = match name.split_once(' ') {
+                Some(("pool", _)) => 2,
+                Some(("dag", dag)) => self.dags.get(dag).and_then(|dag| dag.max_active_tasks).unwrap_or(u32::MAX),
+                _ => 1,
+            };
+            if slots > limit {
+                self.report
+                    .violations
+                    .push(Violation { id: "R8", what: format!("{slots} of {limit} of {name} are held") });
+            }
+        }
+        for backfill in &view.backfills {
+            let open = view.runs.iter().filter(|active| active.run.backfill() == Some(&backfill.id)).count();
+            // Runs that somebody opened again are not made by the backfill.
+            let reopened = view.runs.iter().filter(|active| active.run.amended > 0).count();
+            if open > backfill.at_once as usize + reopened {
+                self.report
+                    .violations
+                    .push(Violation { id: "R9", what: format!("{open} runs of {} are open", backfill.id) });
+            }
+        }
+        Ok(())
+    }
+
     fn judge(&mut self) -> Result<(), HistoryError> {
         self.report.violations.extend(check(&self.history)?);
-        self.report.runs =
-            self.history.runs(&crate::history::RunFilter { limit: usize::MAX, ..Default::default() })?.len();
+        self.limits()?;
+        self.report.runs = self.history.runs(&RunFilter { limit: usize::MAX, ..Default::default() })?.len();
         Ok(())
     }
 
@@ -294,6 +392,10 @@ impl World {
         self.dags = self.dags.iter().map(|dag| Dag { triggers: Vec::new(), ..Dag::clone(dag) }).collect();
         for _ in 0..10_000 {
             self.now += TimeDelta::hours(2);
+            let paused: Vec<String> = self.history.view(&[])?.paused.into_keys().collect();
+            for dag in paused {
+                self.history.apply("somebody", self.now, &[Change::Pause { dag, by: None }])?;
+            }
             for who in 0..self.processes.len() {
                 self.processes[who].stale = None;
                 self.turn(who)?;
@@ -302,11 +404,23 @@ impl World {
                 }
                 self.turn(who)?;
             }
-            if self.history.view(&[])?.runs.is_empty() {
+            let view = self.history.view(&[])?;
+            if view.runs.is_empty() && view.backfills.is_empty() {
                 return self.judge();
             }
         }
-        let open: Vec<String> = self.history.view(&[])?.runs.into_iter().map(|active| active.run.id).collect();
+        let open: Vec<String> = self
+            .history
+            .view(&[])?
+            .runs
+            .into_iter()
+            .map(|active| {
+                let tasks = active.tasks.iter().filter(|task| !task.state.ended());
+                let tasks: Vec<String> =
+                    tasks.map(|task| format!("{} {} wanted {:?}", task.task, task.state, task.wanted)).collect();
+                format!("{} {} cancel {:?}: {tasks:?}", active.run.id, active.run.state, active.run.cancel)
+            })
+            .collect();
         self.report.violations.push(Violation { id: "R7", what: format!("still open: {open:?}") });
         self.judge()
     }
@@ -321,6 +435,17 @@ fn random_dag(number: u32, dice: &mut Dice) -> Dag {
             retry: RetryPolicy { retries: dice.small(3), ..RetryPolicy::default() },
             timeout: None,
             rule: if dice.roll(2) == 0 { RULES[dice.pick(RULES.len())].1 } else { RULES[0].1 },
+            policy: TaskPolicy {
+                priority: i32::try_from(dice.small(3)).unwrap_or_default(),
+                pool: (dice.roll(3) == 0).then(|| PoolUse { name: "few".to_owned(), slots: 1 + dice.small(3) }),
+                key: (dice.roll(4) == 0).then(|| KeyUse { key: "{{ run.dag }}".to_owned(), limit: 1 }),
+                on_crash: if dice.roll(4) == 0 { OnCrash::Fail } else { OnCrash::Rerun },
+                map: (dice.roll(5) == 0).then(|| MapOver {
+                    over: serde_json::json!([1, "two", {"three": 3}]),
+                    at_once: (dice.roll(2) == 0).then_some(1),
+                }),
+                ..TaskPolicy::default()
+            },
             about: String::new(),
             settings: serde_json::Map::new(),
         })
@@ -338,16 +463,26 @@ fn random_dag(number: u32, dice: &mut Dice) -> Dag {
             path: "in/*.txt".to_owned(),
             param: None,
             settle: std::time::Duration::ZERO,
+            marker: None,
+            min_size: 0,
         }));
     }
     if dice.roll(3) == 0 {
         triggers.push(Trigger::Continuous);
+    }
+    if number > 0 && dice.roll(2) == 0 {
+        let of = EventOf::Dag { dag: format!("dag{}", number - 1), any_end: dice.roll(2) == 0 };
+        let batch = if dice.roll(2) == 0 { Batch::Each } else { Batch::All };
+        triggers.push(Trigger::Event(EventTrigger { of, batch, param: None }));
     }
     Dag {
         id: format!("dag{number}"),
         description: String::new(),
         tags: Vec::new(),
         max_active_runs: 1 + dice.small(3),
+        max_active_tasks: (dice.roll(3) == 0).then(|| 1 + dice.small(2)),
+        deadline: None,
+        calls: Vec::new(),
         triggers,
         params: Vec::new(),
         tasks,

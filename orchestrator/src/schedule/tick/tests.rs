@@ -167,8 +167,7 @@ fn every_so_often_is_counted_from_its_origin() {
     assert!(Schedule::every(Duration::MAX, origin, Tz::UTC).is_err());
     assert_eq!(
         ticks(
-            &Schedule::every(Duration::from_hours(24), at("2026-03-07T00:00:00-05:00"), Tz::America__New_York)
-                .unwrap(),
+            &Schedule::every(Duration::from_hours(24), at("2026-03-07T00:00:00-05:00"), Tz::America__New_York).unwrap(),
             "2026-03-07T12:00:00-05:00",
             2
         ),
