@@ -92,7 +92,7 @@ fn a_misbehaving_command_harms_nobody() {
             "timeout = \"3s\"",
         ),
         shell("deaf", "trap '' TERM; echo deaf; sleep 600", "timeout = \"1s\"\nstop_after = \"1s\""),
-        shell("binary", "head -c 100000 /dev/urandom; printf 'end\\033[31m\\0'", ""),
+        shell("binary", "head -c 100000 /dev/urandom; printf '\\nend\\033[31m\\0'", ""),
         shell("orphan", "sleep 600 & echo left one behind", ""),
         shell("fails", "echo first; echo the reason >&2; exit 3", ""),
         shell("good", "echo well", ""),
@@ -331,7 +331,7 @@ fn a_new_version_of_a_table_and_the_end_of_a_run_start_others() {
     let text = std::fs::read_to_string(project.root().join("data/Movies.txt")).unwrap();
     project.write("data/Changed.txt", text.replacen("Binding=DVD", "Binding=Scroll", 1));
     project.ok(&["dags", "run", "movies_catalog", "--param", "file=data/Changed.txt"]);
-    until("the version starts a run, and its end another", || lines("ends") >= 1);
+    until("the version starts a run, and its end another", || lines("ends") >= 1 && lines("ends") == lines("versions"));
     drop(mill);
 
     let history = project.json(&["--json", "tables", "history", "silver.movies"]);

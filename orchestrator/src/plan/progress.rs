@@ -72,6 +72,7 @@ impl<'v> Progress<'v> {
         let Some(state) = task.state.after(change.step) else { return false };
         task.state = state;
         task.retry_at = change.retry_at;
+        task.error = change.error.clone().or(task.error.take());
         task.summary.clone_from(&change.summary);
         task.result.clone_from(&change.result);
         task.choice.clone_from(&change.choice);
