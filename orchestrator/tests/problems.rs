@@ -362,6 +362,8 @@ fn every_code_has_its_page() {
         include_str!("../src/error.rs"),
         include_str!("../src/history/mod.rs"),
         include_str!("../src/worker.rs"),
+        include_str!("../src/plan/list.rs"),
+        include_str!("../src/plan/progress.rs"),
         include_str!("../src/scheduler.rs"),
     ]
     .concat();

@@ -1,9 +1,10 @@
 //! What to do next: from the definitions, the history and the time to actions. Pure; the loop around it is [`crate::scheduler`].
 //!
-//! `starts` makes runs, `progress` moves one on, `limits` says which of the tasks that are ready may start, `names` what their templates may name,
+//! `starts` makes runs, `progress` moves one on (`list` those of its tasks that are run for items), `limits` says which of the tasks that are ready may start, `names` what their templates may name,
 //! `tell` who hears of it. Beside them, for people: [`why`] explains what waits, and [`amend`] what clearing a task means.
 pub mod amend;
 mod limits;
+mod list;
 mod names;
 mod progress;
 mod starts;

@@ -8,12 +8,10 @@ use serde_json::Value;
 use super::limits::holds;
 use super::names::{before, names};
 use super::{Ended, Plan, Work, tell};
-use crate::dag::{
-    CallOn, Dag, Dags, EventOf, EventTrigger, MOST_ITEMS, MapOver, OnCrash, TaskDef, Trigger, graph, template,
-};
+use crate::dag::{CallOn, Dag, Dags, EventOf, EventTrigger, OnCrash, TaskDef, Trigger, graph, template};
 use crate::history::{ActiveRun, Change, Event, HistoryView, Hold, TaskChange};
 use crate::rule::Verdict;
-use crate::run::{Choice, Run, RunState, RunStep, TaskInstance, TaskState, TaskStep, item_name};
+use crate::run::{Choice, Run, RunState, RunStep, TaskInstance, TaskState, TaskStep};
 use crate::task::{Retry, TaskError};
 
 /// A task that may start as far as its run is concerned.
@@ -25,11 +23,11 @@ pub(super) struct Ready {
 
 /// One run.
 pub(super) struct Progress<'v> {
-    definition: &'v Arc<Dag>,
-    run: &'v Run,
-    tasks: BTreeMap<String, TaskInstance>,
+    pub(super) definition: &'v Arc<Dag>,
+    pub(super) run: &'v Run,
+    pub(super) tasks: BTreeMap<String, TaskInstance>,
     /// How many tasks were made for the items of each list.
-    lists: BTreeMap<&'v str, u32>,
+    pub(super) lists: BTreeMap<&'v str, u32>,
     /// Whether some task has chosen that nothing after it is to run.
     nothing: bool,
     pub(super) ready: Vec<Ready>,
@@ -67,7 +65,7 @@ impl<'v> Progress<'v> {
     }
 
     /// Changes a task here and in the history.
-    fn step(&mut self, plan: &mut Plan<'_>, mut change: TaskChange) -> bool {
+    pub(super) fn step(&mut self, plan: &mut Plan<'_>, mut change: TaskChange) -> bool {
         let Some(task) = self.tasks.get_mut(&change.task) else { return false };
         let Some(state) = task.state.after(change.step) else { return false };
         task.state = state;
@@ -194,12 +192,6 @@ impl<'v> Progress<'v> {
         plan.situation.live.contains(&(self.run.id.clone(), task.to_owned()))
     }
 
-    /// The tasks of the items of a list, in its order.
-    fn items(&self, list: &str) -> impl Iterator<Item = &TaskInstance> {
-        let count = self.lists.get(list).copied().unwrap_or_default();
-        (0..count).filter_map(move |number| self.tasks.get(&item_name(list, number)))
-    }
-
     /// What the rule of a task says, and what the tasks before it have chosen.
     fn verdict(&self, task: &TaskDef) -> Verdict {
         if self.left_out(task) {
@@ -267,71 +259,6 @@ impl<'v> Progress<'v> {
         self.step(plan, TaskChange::plain(&self.run.id, task, step, attempt))
     }
 
-    /// Makes one task for each item of a list.
-    fn map(&mut self, plan: &mut Plan<'_>, task: &TaskDef, map: &MapOver) -> bool {
-        let attempt = self.tasks.get(&task.id).map_or(0, |known| known.attempt);
-        let names = names(self.definition, self.run, &self.tasks, task, 0, None);
-        let fault = |why: String| {
-            TaskError::new("D0127", "the list of the task cannot be made", Retry::Never)
-                .why(why)
-                .fix("`map` must give an array; see what the tasks before it hand on with `tidemill runs show`")
-        };
-        let mut change = TaskChange::plain(&self.run.id, &task.id, TaskStep::Map, attempt);
-        match template::render_one(&map.over, &names) {
-            Ok(Value::Array(items)) if items.is_empty() => {
-                change.step = TaskStep::Skip;
-                "nothing in its list".clone_into(&mut change.summary);
-            }
-            Ok(Value::Array(items)) if items.len() <= MOST_ITEMS => change.items = items,
-            Ok(Value::Array(items)) => {
-                change.step = TaskStep::Fail;
-                change.error = Some(fault(format!("it has {} items, at most {MOST_ITEMS} are possible", items.len())));
-            }
-            Ok(other) => {
-                change.step = TaskStep::Fail;
-                change.error = Some(fault(format!("`map` gave {other}")));
-            }
-            Err(why) => {
-                change.step = TaskStep::Fail;
-                change.error = Some(fault(why));
-            }
-        }
-        let items = change.items.clone();
-        if !self.step(plan, change) {
-            return false;
-        }
-        // They start when the history has them: it knows the attempts that items of these names had before.
-        if let Some(known) = self.definition.tasks.iter().find(|known| known.id == task.id && !items.is_empty()) {
-            self.lists.insert(&known.id, u32::try_from(items.len()).unwrap_or(u32::MAX));
-        }
-        true
-    }
-
-    /// Ends a list when all its tasks have ended: failed if one has, skipped if all are, else with all results in order.
-    fn gather(&mut self, plan: &mut Plan<'_>, task: &TaskDef) -> bool {
-        let count = self.lists.get(task.id.as_str()).copied().unwrap_or_default();
-        let items: Vec<&TaskInstance> = self.items(&task.id).collect();
-        if items.len() != count as usize || !items.iter().all(|item| item.state.ended()) {
-            return false;
-        }
-        let number = |state: TaskState| items.iter().filter(|item| item.state == state).count();
-        let bad = number(TaskState::Failed) + number(TaskState::UpstreamFailed) + number(TaskState::Cancelled);
-        let attempt = self.tasks.get(&task.id).map_or(0, |known| known.attempt);
-        let mut change = TaskChange::plain(&self.run.id, &task.id, TaskStep::Succeed, attempt);
-        change.summary = format!("{} of {count} items done", number(TaskState::Success));
-        change.result = Value::Array(items.iter().map(|item| item.result.clone()).collect());
-        if bad > 0 {
-            change.step = TaskStep::Fail;
-            change.error = items.iter().find_map(|item| item.error.clone()).map(|first| {
-                let what = format!("{bad} of {count} items failed, the first one: {}", first.what);
-                TaskError { what, ..first }
-            });
-        } else if number(TaskState::Skipped) == items.len() {
-            change.step = TaskStep::Skip;
-        }
-        self.step(plan, change)
-    }
-
     /// Says which deadlines have passed, once.
     fn late(&self, plan: &mut Plan<'_>, view: &HistoryView) {
         let Some(started) = self.run.started_at else { return };
@@ -388,15 +315,6 @@ impl<'v> Progress<'v> {
         }
     }
 
-    /// Whether one more task of its list may run.
-    pub(super) fn room(&self, place: usize) -> bool {
-        let ready = &self.ready[place];
-        let Some(task) = self.definition.task(&ready.task) else { return false };
-        let Some(most) = task.policy.map.as_ref().and_then(|map| map.at_once) else { return true };
-        let running = self.items(&task.id).filter(|item| item.state == TaskState::Running).count();
-        ready.step == TaskStep::Resume || running < most as usize
-    }
-
     /// Starts a ready task.
     pub(super) fn launch(&mut self, place: usize, holds: Vec<Hold>) -> Option<(TaskChange, Work)> {
         let (id, step) = (self.ready[place].task.clone(), self.ready[place].step);
@@ -425,11 +343,6 @@ impl<'v> Progress<'v> {
     /// A task as it is.
     pub(super) fn task(&self, id: &str) -> Option<&TaskInstance> {
         self.tasks.get(id)
-    }
-
-    /// The first task of a list that has not ended.
-    pub(super) fn open_item(&self, list: &str) -> Option<&TaskInstance> {
-        self.items(list).find(|item| !item.state.ended())
     }
 
     /// What a task would hold.
