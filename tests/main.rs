@@ -24,6 +24,7 @@ mod p_rules_and_clean_events;
 mod project;
 mod q_other_readers;
 mod r_streams_by_hand;
+mod t_models_that_keep_up;
 mod torture;
 
 use std::path::Path;

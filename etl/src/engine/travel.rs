@@ -161,6 +161,11 @@ pub(super) fn wanted(statement: &DfStatement) -> Result<Vec<Key>, EngineError> {
     finder.0.into_iter().collect()
 }
 
+/// Whether the text names old versions of tables.
+pub(crate) fn names_versions(sql: &str) -> bool {
+    super::session::parse(sql).is_ok_and(|statement| wanted(&statement).map_or(true, |found| !found.is_empty()))
+}
+
 fn key(name: &ObjectName, version: &TableVersion) -> Result<Key, EngineError> {
     let failed =
         |why: &str| EngineError::Version { table: name.to_string(), version: version.to_string(), why: why.to_owned() };
