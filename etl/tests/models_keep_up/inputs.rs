@@ -55,27 +55,29 @@ impl Kind {
         let some = |random: &mut StdRng| !random.random_bool(nulls);
         match self {
             Self::Small => {
-                Arc::new(Int32Array::from_iter((0..n).map(|_| some(random).then(|| random.random_range(0..6)))))
+                Arc::new((0..n).map(|_| some(random).then(|| random.random_range(0..6))).collect::<Int32Array>())
             }
             Self::Int => {
-                Arc::new(Int64Array::from_iter((0..n).map(|_| some(random).then(|| random.random_range(-50..1000)))))
+                Arc::new((0..n).map(|_| some(random).then(|| random.random_range(-50..1000))).collect::<Int64Array>())
             }
             Self::Text => {
                 let words = ["a", "b", "", "köln", "a much longer word than thirty-two characters are", "z"];
                 let word = |random: &mut StdRng| *words.choose(random).unwrap();
-                Arc::new(StringArray::from_iter((0..n).map(|_| some(random).then(|| word(random)))))
+                Arc::new((0..n).map(|_| some(random).then(|| word(random))).collect::<StringArray>())
             }
             Self::Dec => {
                 let cents = (0..n).map(|_| some(random).then(|| i128::from(random.random_range(-9_999..99_999))));
-                Arc::new(Decimal128Array::from_iter(cents).with_precision_and_scale(10, 2).unwrap())
+                Arc::new(cents.collect::<Decimal128Array>().with_precision_and_scale(10, 2).unwrap())
             }
             Self::Float => {
                 let float = |random: &mut StdRng| {
                     if random.random_bool(0.02) { f64::NAN } else { random.random_range(0.01..1000.0) }
                 };
-                Arc::new(Float64Array::from_iter((0..n).map(|_| some(random).then(|| float(random)))))
+                Arc::new((0..n).map(|_| some(random).then(|| float(random))).collect::<Float64Array>())
             }
-            Self::Bool => Arc::new(BooleanArray::from_iter((0..n).map(|_| some(random).then(|| random.random())))),
+            Self::Bool => {
+                Arc::new((0..n).map(|_| some(random).then(|| random.random::<bool>())).collect::<BooleanArray>())
+            }
             Self::Time => {
                 // In the order of time, but for a few that come late.
                 let at = |at: usize, random: &mut StdRng| {
@@ -83,7 +85,7 @@ impl Kind {
                     clock * 600_000_000 + i64::try_from(at).unwrap() * 7_000_000 - late
                 };
                 let values = (0..n).map(|row| some(random).then(|| at(row, random)));
-                Arc::new(TimestampMicrosecondArray::from_iter(values).with_timezone("UTC"))
+                Arc::new(values.collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
             }
             Self::List => {
                 let mut lists = ListBuilder::new(Int64Builder::new()).with_field(Arc::new(Field::new(
@@ -188,7 +190,7 @@ impl Input {
                     return "nothing".to_owned();
                 }
                 table.refresh().await.unwrap();
-                self.reread(&paths, lake).await;
+                self.reread(&paths, lake);
                 format!("version {to} restored")
             }
             _ => "nothing".to_owned(),
@@ -196,7 +198,7 @@ impl Input {
     }
 
     /// Reads again what the files of a restored version hold.
-    async fn reread(&mut self, paths: &[String], lake: &Lake) {
+    fn reread(&mut self, paths: &[String], lake: &Lake) {
         let mut files = Vec::new();
         for path in paths {
             let url = lake.root().join(&format!("{}/{}/{path}", self.name.schema, self.name.table)).unwrap();
@@ -235,7 +237,8 @@ impl Input {
             let mut fields: Vec<_> = self.schema().fields().iter().cloned().collect();
             fields.push(Arc::new(Field::new("_change_type", DataType::Utf8, true)));
             let schema = Arc::new(Schema::new(fields));
-            let options = WriteOptions { folder: "_change_data", ..WriteOptions::default() };
+            let mut options = WriteOptions::default();
+            options.folder = "_change_data";
             let mut writer = FileWriter::new(&table, Arc::clone(&schema), options, NOW);
             for (rows, kind) in kinds {
                 let mut columns = rows.columns().to_vec();

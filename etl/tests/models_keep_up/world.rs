@@ -138,9 +138,9 @@ impl World {
             (self.lake, self.engine) = open(self.folder.path());
         }
         for model in self.project.order(&[]).unwrap() {
-            let failed = |e: &dyn std::fmt::Debug| format!("{}\n{}: {e:?}", self.story(), model.name);
-            let built: Built =
-                build(&self.engine, &self.project, model, NOW).await.unwrap_or_else(|e| panic!("{}", failed(&e)));
+            let built: Built = build(&self.engine, &self.project, model, NOW)
+                .await
+                .unwrap_or_else(|e| panic!("{}\n{}: {e:?}", self.story(), model.name));
             let class = match (&built.class, &built.full_because) {
                 (None, _) => "unchanged".to_owned(),
                 (Some(class), None) => class.to_string(),
@@ -158,8 +158,9 @@ impl World {
             if built.class.is_some() {
                 *self.classes.entry(class).or_default() += 1;
             }
-            let found =
-                verify(&self.engine, &self.project, model, None).await.unwrap_or_else(|e| panic!("{}", failed(&e)));
+            let found = verify(&self.engine, &self.project, model, None)
+                .await
+                .unwrap_or_else(|e| panic!("{}\n{}: {e:?}", self.story(), model.name));
             assert!(
                 found.equal(),
                 "{}\n{} lacks {} rows and has {} too many\n{:?}\n{:?}",
