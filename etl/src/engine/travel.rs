@@ -121,6 +121,14 @@ impl Dialect for LakeDialect {
         self.0.supports_window_clause_named_window_reference()
     }
 
+    fn supports_filter_during_aggregation(&self) -> bool {
+        self.0.supports_filter_during_aggregation()
+    }
+
+    fn supports_window_function_null_treatment_arg(&self) -> bool {
+        self.0.supports_window_function_null_treatment_arg()
+    }
+
     fn supports_lambda_functions(&self) -> bool {
         self.0.supports_lambda_functions()
     }

@@ -108,8 +108,8 @@ impl Applier<'_> {
             .keep(
                 self.scratch,
                 &format!(
-                    "SELECT d, CAST(sum(w) AS BIGINT) AS w FROM (SELECT row_digest({kept}) AS d, c{n} AS w FROM w.s.delta) \
-                     GROUP BY d HAVING sum(w) <> 0"
+                    "SELECT d, n FROM (SELECT d, CAST(sum(w) AS BIGINT) AS n FROM (SELECT row_digest({kept}) AS d, c{n} AS w \
+                     FROM w.s.delta) GROUP BY d) WHERE n <> 0"
                 ),
             )
             .await?;

@@ -23,7 +23,7 @@ use serde::Serialize;
 
 pub(super) use apply::FILE_BYTES;
 pub use delta::KeyStep;
-pub use explain::{Explained, InputClass, explain};
+pub use explain::{Explained, InputClass, Pending, explain};
 pub(super) use refresh::{Reading, Refreshed, refresh};
 pub use verify::{Verified, verify};
 

@@ -131,7 +131,6 @@ fn holds(bounds: &Bounds, value: &ScalarValue) -> bool {
         return bounds.nulls != Some(0);
     }
     let below = bounds.low.as_ref().is_some_and(|low| matches!(value.partial_cmp(low), Some(Ordering::Less)));
-    let above =
-        bounds.high.as_ref().is_some_and(|high| matches!(value.partial_cmp(high), Some(Ordering::Greater)));
+    let above = bounds.high.as_ref().is_some_and(|high| matches!(value.partial_cmp(high), Some(Ordering::Greater)));
     !below && !above
 }
