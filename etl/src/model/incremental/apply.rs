@@ -121,7 +121,7 @@ impl Applier<'_> {
         // One row for each digest, as often as its weight says.
         let rows_of = |sign: &str, times: &str| {
             format!(
-                "SELECT {columns}, {times} AS w FROM w.s.net JOIN (SELECT {kept}, d, row_number() OVER (PARTITION BY d ORDER BY d) AS r \
+                "SELECT {columns}, {times} AS w FROM w.s.net JOIN (SELECT {kept}, d, row_number() OVER (PARTITION BY d) AS r \
                  FROM (SELECT {kept}, row_digest({kept}) AS d FROM w.s.delta)) x ON w.s.net.c0 = x.d \
                  WHERE r = 1 AND w.s.net.c1 {sign} 0",
                 columns = (0..n).map(|at| format!("x.c{at}")).collect::<Vec<_>>().join(", "),
@@ -235,7 +235,7 @@ impl Applier<'_> {
         [
             format!("SELECT {columns} FROM {going} RIGHT JOIN {touched} ON __gd = __d WHERE __gd IS NULL"),
             format!(
-                "SELECT {columns} FROM (SELECT t.*, __gn, row_number() OVER (PARTITION BY __d ORDER BY __d) AS __r FROM {going} \
+                "SELECT {columns} FROM (SELECT t.*, __gn, row_number() OVER (PARTITION BY __d) AS __r FROM {going} \
                  JOIN {touched} ON __gd = __d) WHERE __r > __gn"
             ),
         ]

@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
-use datafusion::common::{Column, Result};
+use datafusion::common::{Column, Result, ScalarValue};
 use datafusion::execution::SessionState;
-use datafusion::logical_expr::{Expr, LogicalPlan, Projection, Window};
+use datafusion::logical_expr::{
+    Expr, LogicalPlan, Projection, Window, WindowFrame, WindowFrameBound, WindowFrameUnits,
+};
 use datafusion::optimizer::decorrelate_lateral_join::DecorrelateLateralJoin;
 use datafusion::optimizer::decorrelate_predicate_subquery::DecorrelatePredicateSubquery;
 use datafusion::optimizer::eliminate_cross_join::EliminateCrossJoin;
@@ -87,6 +89,14 @@ fn with_last(expr: &Expr, digest: &Expr) -> Expr {
         Expr::WindowFunction(function) => {
             let mut function = function.clone();
             function.params.order_by.push(digest.clone().sort(true, false));
+            if function.params.window_frame.units != WindowFrameUnits::Rows {
+                // It goes by row number whatever the frame is, and RANGE has no meaning over a digest.
+                function.params.window_frame = WindowFrame::new_bounds(
+                    WindowFrameUnits::Rows,
+                    WindowFrameBound::Preceding(ScalarValue::UInt64(None)),
+                    WindowFrameBound::Following(ScalarValue::UInt64(None)),
+                );
+            }
             Expr::WindowFunction(function)
         }
         other => other.clone(),
