@@ -1,4 +1,4 @@
-# Eleven verbs. `just VERB`; each is one line that also works without just.
+# Twelve verbs. `just VERB`; each is one line that also works without just.
 
 # The whole gate, as CI runs it: format, lints, build, tests with real services, docs.
 check:
@@ -28,6 +28,10 @@ kills:
 # what was produced. Takes hours; with services (tests/services/up kafka s3 registry) on them too.
 torture *ARGS:
     TIDEMILL_TORTURE_PER_POINT=25 TIDEMILL_TORTURE_RANDOM=1000 TIDEMILL_TORTURE_SECONDS=36000 cargo test --workspace --all-features --test main torture:: -- --test-threads=1 --nocapture {{ARGS}}
+
+# Random models over random tables, 200 of them with 50 cuts each: every incremental table against its whole SELECT. Takes hours.
+models-torture *ARGS:
+    TIDEMILL_MODELS=200 TIDEMILL_MODEL_CUTS=50 TIDEMILL_MODEL_SECONDS=36000 cargo test --workspace --all-features --test main models_keep_up -- --nocapture {{ARGS}}
 
 # How fast it is.
 bench *ARGS:

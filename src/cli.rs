@@ -721,6 +721,23 @@ pub(crate) enum Models {
         /// The model
         model: String,
     },
+    /// Say how a model is brought up to date when its inputs change, and why not more cheaply
+    #[command(after_help = "Example: tidemill models explain movie_sales")]
+    Explain {
+        /// The model
+        model: String,
+    },
+    /// Compare a model's table with all of its SELECT, row by row
+    #[command(
+        after_help = "The inputs are read at the versions that the table was made from. Exit code 5 if a row differs.\n\nExample: tidemill models verify movie_sales"
+    )]
+    Verify {
+        /// The model
+        model: String,
+        /// What computes the SELECT
+        #[arg(long, value_enum, default_value_t = EngineName::Datafusion)]
+        engine: EngineName,
+    },
     /// Build models, inputs first
     #[command(after_help = "Example: tidemill models build movie_sales")]
     Build {

@@ -26,8 +26,10 @@ mod q_other_readers;
 mod r_streams_by_hand;
 mod s_schedules;
 mod t_any_work;
+
 mod torture;
 mod u_killed_runs;
+mod v_models_that_keep_up;
 
 use std::path::Path;
 use std::process::{Command, Output};

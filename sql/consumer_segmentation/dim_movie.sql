@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- Catalogue items (not only movies, whatever the name says).
 -- Grain: one row an item, plus the row `unknown` that facts about items outside the catalogue point to;
 -- key `movie_key`. The fact keeps the item as it was written, so nothing is lost by pointing there.

@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- Users.
 -- Grain: one row a user; key `user_id`. Whoever appears in any event has a row, so every fact finds its user;
 -- who never registered (or not yet) has NULL attributes and is corrected when the registration arrives.

@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- Items put into carts.
 -- Grain: one row an `added_to_cart` record; key `event_id`. The same item twice in a cart is two of it.
 --   event_id    text, topic/partition/offset

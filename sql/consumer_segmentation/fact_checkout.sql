@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- Cart lines paid for.
 -- Grain: one row a cart line; key (`cart_id`, `movie_id`). A checkout that was sent more than once counts once,
 -- as its earliest record: event time, then partition and offset. `records` says how many there were.

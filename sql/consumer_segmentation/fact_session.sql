@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- Sessions.
 -- Grain: one row a sign-in of a user; key `session_id`. Two records of the same user and instant are one sign-in.
 -- A session is half-open, [started_at, ended_at). It ends at the user's first later sign-out or next sign-in,

@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- Item views.
 -- Grain: one row an `item_view` record; key `event_id`. Views are not de-duplicated: they carry no identity of
 -- their own, and looking twice is looking twice.

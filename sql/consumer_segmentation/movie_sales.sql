@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- Sales by item.
 -- Grain: one row an item that was bought; key `movie_id`, as the checkouts write it.
 --   movie_id       the item as written

@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- Users registering per hour, in fixed hours and in hours that move on every 15 minutes.
 -- Grain: one row a window and kind; key (`window_type`, `window_start`). Windows are half-open,
 -- [window_start, window_end), UTC, aligned to the hour or the quarter hour. A window nobody registered in has no row.

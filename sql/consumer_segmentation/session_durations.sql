@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- How long sessions last.
 -- Grain: one row an hour in which sessions started; key `hour_start`. A session counts in the hour it started in,
 -- with its whole length, also when it ended later. Sessions nobody ended count with the time-out as their length;

@@ -1,4 +1,4 @@
-{{ config(materialized='table') }}
+{{ config(materialized='incremental') }}
 -- Consumer segments.
 -- Grain: one row a user; key `user_id`. Every user of dim_user has a row.
 --   purchases            cart lines paid for, each counted once

@@ -10,6 +10,7 @@ mod explain;
 mod generate;
 mod health;
 pub(crate) mod init;
+mod model_explain;
 mod models;
 mod query;
 mod runs;

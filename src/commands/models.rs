@@ -3,7 +3,7 @@ use serde::Serialize;
 use tidemill_etl::model::{self, Materialization, Model};
 use tidemill_etl::output::text_table;
 
-use super::Context;
+use super::{Context, model_explain};
 use crate::cli::{Checks, Models};
 use crate::failure::{Exit, Failure, Result};
 use crate::lakehouse::Lakehouse;
@@ -18,6 +18,11 @@ struct Row {
 }
 
 pub(super) async fn run(context: &Context, command: &Models) -> Result<Exit> {
+    match command {
+        Models::Explain { model } => return model_explain::explained(context, model).await,
+        Models::Verify { model, engine } => return model_explain::verified(context, model, *engine).await,
+        _ => {}
+    }
     let house = Lakehouse::new(context.project()?);
     let models = house.models()?;
     match command {
@@ -37,6 +42,8 @@ pub(super) async fn run(context: &Context, command: &Models) -> Result<Exit> {
                 context.report.line(model.sql.trim())?;
             }
         }
+        // Both are done above.
+        Models::Explain { .. } | Models::Verify { .. } => {}
         Models::Build { select } => {
             let (engine, models) = house.engine_with_models().await?;
             let order = models.order(select)?;
@@ -46,6 +53,11 @@ pub(super) async fn run(context: &Context, command: &Models) -> Result<Exit> {
                 bar.say(&model.name);
                 built.push(model::build(&engine, &models, model, house.clock.now()).await?);
                 bar.advance(1);
+            }
+            for model in &built {
+                if let Some(why) = &model.full_because {
+                    context.report.note(format_args!("{} was computed whole: {why}", model.model));
+                }
             }
             let rebuilt = built.iter().filter(|b| !b.unchanged).count();
             bar.done(format_args!("{rebuilt} of {} rebuilt", built.len()));
@@ -61,6 +73,7 @@ fn kept_as(model: &Model) -> &'static str {
     match model.materialization {
         Materialization::View => "view",
         Materialization::Table => "table",
+        Materialization::Incremental => "incremental",
     }
 }
 

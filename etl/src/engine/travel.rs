@@ -121,6 +121,14 @@ impl Dialect for LakeDialect {
         self.0.supports_window_clause_named_window_reference()
     }
 
+    fn supports_filter_during_aggregation(&self) -> bool {
+        self.0.supports_filter_during_aggregation()
+    }
+
+    fn supports_window_function_null_treatment_arg(&self) -> bool {
+        self.0.supports_window_function_null_treatment_arg()
+    }
+
     fn supports_lambda_functions(&self) -> bool {
         self.0.supports_lambda_functions()
     }
@@ -159,6 +167,11 @@ pub(super) fn wanted(statement: &DfStatement) -> Result<Vec<Key>, EngineError> {
         let _done = sql.visit(&mut finder);
     }
     finder.0.into_iter().collect()
+}
+
+/// Whether the text names old versions of tables.
+pub(crate) fn names_versions(sql: &str) -> bool {
+    super::session::parse(sql).is_ok_and(|statement| wanted(&statement).map_or(true, |found| !found.is_empty()))
 }
 
 fn key(name: &ObjectName, version: &TableVersion) -> Result<Key, EngineError> {

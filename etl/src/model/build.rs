@@ -2,17 +2,28 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
+use datafusion::logical_expr::LogicalPlan;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake::kernel::{Action, MetadataExt as _, StructType};
 use serde::Serialize;
 use serde_json::json;
+use tracing::{info, warn};
 
 use super::error::ModelError;
+use super::incremental::{Class, FILE_BYTES, Reading, Refreshed, refresh};
 use super::project::{Materialization, Model, Project};
-use crate::engine::{Engine, Pinned};
+use crate::engine::{Engine, Pinned, Session, names_versions};
 use crate::error::Result;
-use crate::table::{Commit, FileWriter, Guard, Operation, Table, TableName, WriteOptions, storable, to_storable};
+use crate::table::{
+    Commit, FileWriter, Guard, Operation, Table, TableError, TableName, WriteOptions, storable, to_storable,
+};
+
+/// Raised when a plan's table would be laid out or computed in another way: tables of before are made anew.
+const LAYOUT: u32 = 1;
+/// Tables kept up to date say row by row what changed, so that what reads them is quick.
+const PROPERTIES: &[(&str, &str)] = &[("delta.enableChangeDataFeed", "true")];
 
 /// What building a model came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,92 +36,243 @@ pub struct Built {
     pub rows: Option<u64>,
     /// Whether nothing had to be done.
     pub unchanged: bool,
+    /// How the table was brought up to date; `None` if nothing had to be done.
+    pub class: Option<Class>,
+    /// Rows that came and rows that went, where only the change was computed.
+    pub changed: Option<(u64, u64)>,
+    /// Why an incremental model was computed whole, if it was.
+    pub full_because: Option<String>,
 }
 
-/// Recomputes `model` unless its plan and all its inputs are what its table was made from.
-///
-/// The output commit carries txn `{model}/{input}` = the version read, for each input, and txn `{model}/plan` = a hash
-/// of the resolved plan and of the files it read, so that a crash at any point leaves either the old table or the new
-/// one with its progress.
-///
-/// # Errors
-/// [`ModelError::Input`] if an input is not there, [`ModelError::Sql`] if the SELECT cannot be planned or run; a
-/// [`TableError`](crate::table::TableError) if a table cannot be read or the result cannot be committed.
-pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateTime<Utc>) -> Result<Built> {
-    let in_sql = |source: crate::Error| ModelError::Sql {
-        model: model.name.clone(),
-        file: model.file.clone(),
-        source: Box::new(source),
-    };
-    if model.materialization == Materialization::View {
-        // Planning it proves that it can be read.
-        drop(engine.plan(&model.sql, Pinned::default()).await.map_err(in_sql)?);
-        return Ok(Built { model: model.name.clone(), version: None, rows: None, unchanged: true });
+impl Built {
+    fn unchanged(model: &Model, version: Option<u64>) -> Self {
+        let model = model.name.clone();
+        Self { model, version, rows: None, unchanged: true, class: None, changed: None, full_because: None }
     }
-    let lake = engine.lake();
+}
+
+fn in_sql(model: &Model) -> impl Fn(crate::Error) -> crate::Error {
+    |source| {
+        let (model, file) = (model.name.clone(), model.file.clone());
+        ModelError::Sql { model, file, source: Box::new(source) }.into()
+    }
+}
+
+/// The stored tables that `model` reads, each at its newest version.
+pub(super) async fn opened(engine: &Engine, project: &Project, model: &Model) -> Result<BTreeMap<TableName, Table>> {
     let mut inputs: BTreeMap<TableName, Table> = BTreeMap::new();
     for name in project.inputs(model) {
-        let Some(table) = lake.try_table(&name).await? else {
+        let Some(table) = engine.lake().try_table(&name).await? else {
             let (model, file) = (model.name.clone(), model.file.clone());
             return Err(ModelError::Input { model, input: name.to_string(), file }.into());
         };
         inputs.insert(name, table);
     }
+    Ok(inputs)
+}
+
+/// The model's SELECT over those versions, in the form by which it can be kept up to date.
+pub(super) async fn planned(engine: &Engine, model: &Model, inputs: &BTreeMap<TableName, Table>) -> Result<Reading> {
+    let pinned: Pinned = Arc::new(inputs.clone());
+    let (session, plan) = engine.plan(&model.sql, pinned).await.map_err(in_sql(model))?;
+    Reading::new(engine, session, plan, names_versions(&model.sql)).map_err(in_sql(model))
+}
+
+fn digest(text: &str) -> i64 {
+    let hash = blake3::hash(text.as_bytes());
+    let (head, _) = hash.as_bytes().split_at(8);
+    i64::from_le_bytes(head.try_into().unwrap_or_default()) & i64::MAX
+}
+
+/// Brings the table of `model` up to date, unless its plan and all its inputs are what it was made from.
+///
+/// The output commit carries txn `{model}/{input}` = the version read, for each input, txn `{model}/plan` = a hash of the
+/// resolved plan and of the files it read, and for incremental models txn `{model}/select` = a hash of the plan alone, so that a
+/// crash at any point leaves either the old table or the new one with its progress. An incremental model whose plan is
+/// the same is brought up to date by what changed in its inputs, or, where that is not proven to give the same rows,
+/// computed whole: [`Built::full_because`] then says why.
+///
+/// # Errors
+/// [`ModelError::Input`] if an input is not there, [`ModelError::Sql`] if the SELECT cannot be planned or run; a
+/// [`TableError`] if a table cannot be read or the result cannot be committed.
+pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateTime<Utc>) -> Result<Built> {
+    if model.materialization == Materialization::View {
+        // Planning it proves that it can be read.
+        drop(engine.plan(&model.sql, Pinned::default()).await.map_err(in_sql(model))?);
+        return Ok(Built::unchanged(model, None));
+    }
+    let inputs = opened(engine, project, model).await?;
     let mut txns: Vec<(String, i64)> = inputs
         .iter()
         .map(|(name, table)| (format!("{}/{name}", model.name), i64::try_from(table.version()).unwrap_or(i64::MAX)))
         .collect();
     // A version without new rows (a fence, a checkpoint) is no change: what counts is which files there are.
     let contents = inputs.values().map(Table::contents).collect::<Result<Vec<_>>>()?;
-    let pinned: Pinned = Arc::new(inputs);
-    let (session, plan) = engine.plan(&model.sql, pinned).await.map_err(in_sql)?;
     // The resolved plan, not the text: comments and format do not count, `SELECT *` over new columns does.
-    let text = format!("{}\n{contents:?}\n{}", plan.display_indent_schema(), env!("CARGO_PKG_VERSION"));
-    let hash = blake3::hash(text.as_bytes());
-    let (head, _) = hash.as_bytes().split_at(8);
-    txns.push((format!("{}/plan", model.name), i64::from_le_bytes(head.try_into().unwrap_or_default()) & i64::MAX));
+    let text =
+        |plan: &LogicalPlan, of: &str| format!("{}\n{of}\n{}", plan.display_indent_schema(), env!("CARGO_PKG_VERSION"));
+    let incremental = model.materialization == Materialization::Incremental;
+    let reading = if incremental {
+        let reading = planned(engine, model, &inputs).await?;
+        let tables: Vec<String> = inputs.values().map(Table::id).collect();
+        let select = text(reading.plan(), &format!("{tables:?} {LAYOUT}"));
+        txns.push((format!("{}/select", model.name), digest(&select)));
+        Kind::Incremental(Box::new(reading))
+    } else {
+        let (session, plan) = engine.plan(&model.sql, Arc::new(inputs.clone())).await.map_err(in_sql(model))?;
+        Kind::Whole(session, Box::new(plan))
+    };
+    let plan_text = text(reading.plan(), &format!("{contents:?}"));
+    txns.push((format!("{}/plan", model.name), digest(&plan_text)));
 
-    let arrow_schema = plan.schema().as_arrow().clone();
-    let schema = storable(&arrow_schema);
-    let _computing = lake.compute(&model.table).await;
-    let mut table = lake.ensure(&model.table, &schema, &[]).await?;
+    let schema = storable(reading.plan().schema().as_arrow());
+    let _computing = engine.lake().compute(&model.table).await;
+    let properties = if incremental { PROPERTIES } else { &[] };
+    let table = engine.lake().ensure(&model.table, &schema, properties).await?;
     let mut expected = Vec::new();
     for (app, _) in &txns {
         expected.push((app.clone(), table.txn(app).await?));
     }
+    let is_hash = |app: &str| app.ends_with("/plan") || app.ends_with("/select");
     let same = |((app, wanted), (_, found)): (&(String, i64), &(String, Option<i64>))| {
-        Some(*wanted) == *found || (!app.ends_with("/plan") && found.is_some())
+        Some(*wanted) == *found || (!is_hash(app) && found.is_some())
     };
     if txns.iter().zip(&expected).all(same) {
-        return Ok(Built { model: model.name.clone(), version: Some(table.version()), rows: None, unchanged: true });
+        return Ok(Built::unchanged(model, Some(table.version())));
+    }
+    let mut work = Work { engine, model, table, schema, txns, expected, now };
+    let reading = match reading {
+        Kind::Whole(session, plan) => return work.whole(session, *plan, None).await,
+        Kind::Incremental(reading) => reading,
+    };
+    let because = match work.consumed(&inputs)? {
+        Err(why) => why,
+        Ok(consumed) => match refresh(engine, &reading, &consumed, &work.table, &work.schema, now).await? {
+            Ok(refreshed) => return work.changed(refreshed).await,
+            Err(refusal) => Some(refusal.to_string()),
+        },
+    };
+    let (session, plan) = reading.into_parts();
+    work.whole(session, plan, because).await
+}
+
+/// A planned SELECT, by how its model is kept.
+enum Kind {
+    Whole(Session, Box<LogicalPlan>),
+    Incremental(Box<Reading>),
+}
+
+impl Kind {
+    fn plan(&self) -> &LogicalPlan {
+        match self {
+            Self::Whole(_, plan) => plan,
+            Self::Incremental(reading) => reading.plan(),
+        }
+    }
+}
+
+/// One model on its way into its table.
+struct Work<'a> {
+    engine: &'a Engine,
+    model: &'a Model,
+    table: Table,
+    schema: SchemaRef,
+    txns: Vec<(String, i64)>,
+    expected: Vec<(String, Option<i64>)>,
+    now: DateTime<Utc>,
+}
+
+/// Each input with the version last read, or why it does not matter; without a reason, because there is nothing yet.
+type Consumed = Result<BTreeMap<TableName, (Table, u64)>, Option<String>>;
+
+impl Work<'_> {
+    /// What the table was made from, if the change since can be brought into it.
+    fn consumed(&self, inputs: &BTreeMap<TableName, Table>) -> Result<Consumed> {
+        let found = |app: &str| self.expected.iter().find(|(known, _)| known == app).and_then(|(_, found)| *found);
+        let select = format!("{}/select", self.model.name);
+        let Some(before) = found(&select) else { return Ok(Err(None)) };
+        if self.txns.iter().any(|(app, wanted)| *app == select && *wanted != before) {
+            return Ok(Err(Some("the SELECT, or a column it reads, is another than the table was made by".to_owned())));
+        }
+        if self.table.schema()?.fields() != self.schema.fields() {
+            return Ok(Err(Some("the table has other columns than the SELECT".to_owned())));
+        }
+        let mut consumed = BTreeMap::new();
+        for (name, table) in inputs {
+            let version = found(&format!("{}/{name}", self.model.name)).and_then(|version| u64::try_from(version).ok());
+            let Some(version) = version else {
+                return Ok(Err(Some(format!("the table does not say which version of `{name}` it was made from"))));
+            };
+            consumed.insert(name.clone(), (table.clone(), version));
+        }
+        Ok(Ok(consumed))
     }
 
-    let mut rows = engine.start(session, plan).await.map_err(in_sql)?;
-    let mut writer = FileWriter::new(&table, Arc::clone(&schema), WriteOptions::default(), now);
-    while let Some(batch) = rows.next().await.map_err(in_sql)? {
-        let batch =
-            to_storable(&batch, &schema).map_err(|source| ModelError::Store { model: model.name.clone(), source })?;
-        writer.write(&batch).await?;
+    fn commit(&self, operation: Operation) -> Commit {
+        let mut commit = Commit::new(operation, Guard::Exclusive, self.now);
+        commit.txns.clone_from(&self.txns);
+        commit.expected.clone_from(&self.expected);
+        commit
     }
-    let written = writer.rows();
-    let mut commit = Commit::new(Operation::Overwrite, Guard::Exclusive, now);
-    if table.schema()?.fields() != schema.fields() {
-        let columns: StructType = schema
-            .as_ref()
-            .try_into_kernel()
-            .map_err(|source| ModelError::Store { model: model.name.clone(), source })?;
-        commit.actions.push(Action::Metadata(
-            table
-                .metadata()?
-                .with_schema(&columns)
-                .map_err(|e| crate::table::TableError::delta("change the columns of", table.name(), e.into()))?,
-        ));
+
+    /// Commits what was computed from the change.
+    async fn changed(&mut self, refreshed: Refreshed) -> Result<Built> {
+        let Refreshed { class, actions, came, went, steps } = refreshed;
+        info!(model = self.model.name, %class, came, went, keys = ?steps, "changed");
+        let mut commit = self.commit(if went > 0 { Operation::Upsert } else { Operation::Append });
+        commit.actions = actions;
+        commit.metrics = json!({ "numTargetRowsInserted": came, "numTargetRowsDeleted": went });
+        commit.info.insert("class".to_owned(), json!(class));
+        let version = self.table.commit(commit).await?.version;
+        Ok(Built {
+            model: self.model.name.clone(),
+            version: Some(version),
+            rows: self.table.rows()?,
+            unchanged: false,
+            class: Some(class),
+            changed: Some((came, went)),
+            full_because: None,
+        })
     }
-    commit.actions.extend(table.removes(|_| false, now)?.into_iter().map(Action::Remove));
-    commit.actions.extend(writer.finish().await?.into_iter().map(Action::Add));
-    commit.txns = txns;
-    commit.expected = expected;
-    commit.metrics = json!({ "numOutputRows": written });
-    let version = table.commit(commit).await?.version;
-    Ok(Built { model: model.name.clone(), version: Some(version), rows: Some(written), unchanged: false })
+
+    /// Computes all of it.
+    async fn whole(&mut self, session: Session, plan: LogicalPlan, because: Option<String>) -> Result<Built> {
+        if let Some(why) = &because {
+            warn!(model = self.model.name, why, "computed whole");
+        }
+        let failed = in_sql(self.model);
+        let mut rows = self.engine.start(session, plan).await.map_err(&failed)?;
+        let mut options = WriteOptions::default();
+        if self.model.materialization == Materialization::Incremental {
+            options.file_bytes = FILE_BYTES;
+        }
+        let mut writer = FileWriter::new(&self.table, Arc::clone(&self.schema), options, self.now);
+        let store = |source| ModelError::Store { model: self.model.name.clone(), source };
+        while let Some(batch) = rows.next().await.map_err(&failed)? {
+            writer.write(&to_storable(&batch, &self.schema).map_err(store)?).await?;
+        }
+        let written = writer.rows();
+        let mut commit = self.commit(Operation::Overwrite);
+        let metadata = self.table.metadata()?;
+        if self.table.schema()?.fields() != self.schema.fields() {
+            let columns: StructType = self.schema.as_ref().try_into_kernel().map_err(store)?;
+            let changed = metadata.with_schema(&columns);
+            commit.actions.push(Action::Metadata(
+                changed.map_err(|e| TableError::delta("change the columns of", self.table.name(), e.into()))?,
+            ));
+        }
+        commit.actions.extend(self.table.removes(|_| false, self.now)?.into_iter().map(Action::Remove));
+        commit.actions.extend(writer.finish().await?.into_iter().map(Action::Add));
+        commit.metrics = json!({ "numOutputRows": written });
+        let version = self.table.commit(commit).await?.version;
+        Ok(Built {
+            model: self.model.name.clone(),
+            version: Some(version),
+            rows: Some(written),
+            unchanged: false,
+            class: Some(Class::Full),
+            changed: None,
+            full_because: because,
+        })
+    }
 }

@@ -64,6 +64,12 @@ pub enum ModelError {
         /// The engine's failure.
         source: Box<crate::Error>,
     },
+    /// A model's table is not there, or does not say what it was made from.
+    #[error("compare the model `{model}` with its table")]
+    Unbuilt {
+        /// The model.
+        model: String,
+    },
     /// A column of the result cannot be stored.
     #[error("store the model `{model}`")]
     Store {
@@ -82,6 +88,7 @@ impl Explain for ModelError {
             Self::Input { .. } => "M0003",
             Self::Sql { .. } => "M0004",
             Self::Store { .. } => "M0005",
+            Self::Unbuilt { .. } => "M0020",
         }
     }
 
@@ -102,6 +109,9 @@ impl Explain for ModelError {
     fn why(&self) -> Option<String> {
         match self {
             Self::Invalid { problems } => Some(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")),
+            Self::Unbuilt { .. } => {
+                Some("there is no table that says which versions of its inputs it was made from".to_owned())
+            }
             Self::Sql { source, .. } => source.why().or_else(|| Some(source.to_string())),
             _ => None,
         }
@@ -113,6 +123,9 @@ impl Explain for ModelError {
             Self::Unknown { .. } => Some("see `tidemill models list`".to_owned()),
             Self::Input { input, .. } => Some(format!("run what writes `{input}` first; see `tidemill dags list`")),
             Self::Sql { source, .. } => source.explain().fix(),
+            Self::Unbuilt { model } => {
+                Some(format!("build it first: `tidemill models build {model}`; a view has no table"))
+            }
             _ => None,
         }
     }

@@ -7,6 +7,7 @@
 mod build;
 mod check;
 mod error;
+pub mod incremental;
 mod project;
 mod render;
 

@@ -20,6 +20,8 @@ pub enum Materialization {
     View,
     /// A table, recomputed when an input or the SELECT has changed.
     Table,
+    /// A table that is brought up to date by what changed in its inputs.
+    Incremental,
 }
 
 /// One SELECT that becomes a table or view.
@@ -153,7 +155,8 @@ impl Project {
             return;
         }
         let materialization = match text(found, "materialized").as_deref() {
-            None | Some("table" | "incremental") => Materialization::Table,
+            None | Some("table") => Materialization::Table,
+            Some("incremental") => Materialization::Incremental,
             Some("view") => Materialization::View,
             Some(other) => {
                 problem(
@@ -299,7 +302,7 @@ impl Project {
         let mut inputs = model.sources.clone();
         for parent in model.refs.iter().filter_map(|name| self.models.get(name)) {
             match parent.materialization {
-                Materialization::Table => {
+                Materialization::Table | Materialization::Incremental => {
                     inputs.insert(parent.table.clone());
                 }
                 Materialization::View => inputs.extend(self.inputs(parent)),

@@ -5,6 +5,7 @@
 //! *unknown* and only the caller can tell what its own commit looks like (see `commit`).
 mod appended;
 mod appender;
+mod change;
 mod checkpoint;
 mod commit;
 mod encoding;
@@ -30,6 +31,7 @@ mod write;
 
 pub use appended::Appended;
 pub use appender::Appender;
+pub(crate) use change::{Change, Changed};
 pub use checkpoint::{checkpoint, clean_log};
 pub use commit::{Commit, Committed, Guard, Operation};
 pub use encoding::writer_properties;
@@ -45,6 +47,7 @@ pub(crate) use snapshot::type_name;
 pub use snapshot::{Field, HistoryEntry, Table, TableFile};
 pub use sql_type::{TypeNameError, parse_type};
 pub use storable::{storable, to_storable};
+pub(crate) use upsert::listing;
 pub use upsert::{Staged, UpsertOutcome, upsert};
 pub use vacuum::{VacuumOptions, Vacuumed, vacuum};
 pub(crate) use write::remove_files;

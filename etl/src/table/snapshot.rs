@@ -257,15 +257,18 @@ impl Table {
     }
 
     /// The entries that put the snapshot's data files into it.
-    pub(super) fn adds(&self) -> Result<Vec<Add>> {
+    pub(crate) fn adds(&self) -> Result<Vec<Add>> {
         let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
         #[expect(deprecated, reason = "what it should be replaced by gives record batches, not entries of the log")]
         let adds = state.log_data().iter().map(|view| view.add_action()).collect();
         Ok(adds)
     }
 
-    /// The entries that take these files out of the table.
-    pub(crate) fn removes(&self, keep: impl Fn(&str) -> bool, now: DateTime<Utc>) -> Result<Vec<Remove>> {
+    /// The entries that take out of the table all files but those to `keep`.
+    ///
+    /// # Errors
+    /// As [`Table::files`].
+    pub fn removes(&self, keep: impl Fn(&str) -> bool, now: DateTime<Utc>) -> Result<Vec<Remove>> {
         let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
         let files = state.log_data();
         let removes = files.iter().filter(|view| !keep(view.path().as_ref())).map(|view| {

@@ -349,7 +349,8 @@ fn relative(url: &str, root: &str) -> String {
     url.strip_prefix(root).unwrap_or(url).to_owned()
 }
 
-pub(super) fn listing(
+/// A provider of some files of `table`, read as `schema`.
+pub(crate) fn listing(
     context: &SessionContext,
     table: &Table,
     paths: &[&str],

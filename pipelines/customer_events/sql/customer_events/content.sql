@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key='content_id') }}
+{{ config(materialized='incremental', unique_key='content_id') }}
 -- What can be watched.
 -- Grain: one row a content; key `content_id`, as written. What was only recommended has a row with NULL attributes, so every fact
 -- finds its content. Of several descriptions the latest counts: event time, then partition and offset.

@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key='device_id') }}
+{{ config(materialized='incremental', unique_key='device_id') }}
 -- The device each user uses now: as their latest event says.
 -- Grain: one row a user; key `device_id`, a hash of the user's id.
 SELECT CAST(md5(concat_ws('|', user_id, 'device')) AS VARCHAR) AS device_id,

@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key='user_id') }}
+{{ config(materialized='incremental', unique_key='user_id') }}
 -- Users.
 -- Grain: one row a user; key `user_id`, as written.
 SELECT user_id,

@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key='subscription_id') }}
+{{ config(materialized='incremental', unique_key='subscription_id') }}
 -- The subscription each user has now: as their latest event says.
 -- Grain: one row a user; key `subscription_id`, a hash of the user's id.
 --   start_date   NULL: as written it does not exist, see impossible_dates

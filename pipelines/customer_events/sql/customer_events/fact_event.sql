@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key='event_id') }}
+{{ config(materialized='incremental', unique_key='event_id') }}
 -- Events.
 -- Grain: one row an event; key `event_id`, a hash of user, content and time as written.
 --   created_at     UTC, event time

@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key='recommendation_id') }}
+{{ config(materialized='incremental', unique_key='recommendation_id') }}
 -- What users were shown to watch next.
 -- Grain: one row a recommendation in an event; key `recommendation_id`, a hash of the event and the place in its list, from 1.
 --   content_id   what was recommended, not what was watched

@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key='search_id') }}
+{{ config(materialized='incremental', unique_key='search_id') }}
 -- What users had searched for when an event happened.
 -- Grain: one row a search in an event; key `search_id`, a hash of the event and the search's place in it, from 1.
 --   source_search_id   the id that the event gives it

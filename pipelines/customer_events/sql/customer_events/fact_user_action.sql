@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key='action_id') }}
+{{ config(materialized='incremental', unique_key='action_id') }}
 -- What users did while they watched.
 -- Grain: one row an action; key `action_id`, a hash of the event and the action's place in it, from 1.
 --   action_timestamp   UTC; NULL: as written it names a day that does not exist, see impossible_dates

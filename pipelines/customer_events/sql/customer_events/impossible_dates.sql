@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key=['event_id', 'field', 'position']) }}
+{{ config(materialized='incremental', unique_key=['event_id', 'field', 'position']) }}
 -- Dates inside landed events that no calendar has. The facts and dimensions have NULL in their place. (An event whose own time is
 -- impossible is not landed at all: it is in bronze.dead_letters with the reason `event_time`.)
 -- Grain: one row a date; key event, field and place in the field's list (1 where there is no list).

@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key='event_date') }}
+{{ config(materialized='incremental', unique_key='event_date') }}
 -- How many of a day's visitors put something into a cart, and how many bought.
 -- Grain: one row a day (UTC, event time).
 --   event_date       the day

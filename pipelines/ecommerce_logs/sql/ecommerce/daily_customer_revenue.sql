@@ -1,4 +1,4 @@
-{{ config(materialized='table', unique_key=['event_date', 'customer_id', 'currency']) }}
+{{ config(materialized='incremental', unique_key=['event_date', 'customer_id', 'currency']) }}
 -- What customers spent.
 -- Grain: one row a day (UTC, event time), customer and currency in which there was a purchase.
 --   revenue     sum of the purchases' amounts, exact
