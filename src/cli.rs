@@ -712,9 +712,12 @@ pub(crate) enum Tables {
 /// `tidemill models …`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Models {
-    /// List models in build order
-    #[command(after_help = "Example: tidemill models list")]
-    List,
+    /// List seeds and models in build order
+    #[command(after_help = "Example: tidemill models list --select +movie_sales")]
+    List(Choice),
+    /// Find what is wrong with models and checks, without running any; exit code 3 if something is
+    #[command(after_help = "Example: tidemill models check")]
+    Check,
     /// Show one model: its SQL after templating, its inputs
     #[command(after_help = "Example: tidemill models show movie_sales")]
     Show {
@@ -738,12 +741,48 @@ pub(crate) enum Models {
         #[arg(long, value_enum, default_value_t = EngineName::Datafusion)]
         engine: EngineName,
     },
-    /// Build models, inputs first
-    #[command(after_help = "Example: tidemill models build movie_sales")]
+    /// Load seeds and build models, inputs first; a model's checks run before its new version is seen
+    #[command(
+        after_help = "Example: tidemill models build movie_sales\n         tidemill models build --select staging+ --exclude tag:slow"
+    )]
     Build {
-        /// Which; without it, all
-        select: Vec<String>,
+        #[command(flatten)]
+        choice: Choice,
+        /// How many at the same time; without it, one a core
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+        jobs: Option<u16>,
     },
+    /// Run the checks of models over their tables; exit code 5 if one finds rows
+    #[command(after_help = "Example: tidemill models test --select tag:nightly")]
+    Test(Choice),
+    /// Show what a model's columns are made of
+    #[command(after_help = "Example: tidemill models lineage movie_sales.revenue")]
+    Lineage {
+        /// The model, or MODEL.COLUMN
+        what: String,
+    },
+}
+
+/// Which models.
+#[derive(Debug, Args)]
+pub(crate) struct Choice {
+    /// Names, folders, `tag:NAME`, `path:PATH`, `source:NAME`; `+name` with all it reads, `name+` with all that read it;
+    /// without it, all
+    #[arg(value_name = "SELECT")]
+    pub(crate) names: Vec<String>,
+    /// The same, as dbt has it; a comma means both
+    #[arg(short, long, num_args = 1.., value_name = "SELECT")]
+    select: Vec<String>,
+    /// All but these
+    #[arg(long, num_args = 1.., value_name = "SELECT")]
+    pub(crate) exclude: Vec<String>,
+}
+
+impl Choice {
+    /// What was selected, however it was said.
+    pub(crate) fn selected(&self) -> Vec<String> {
+        self.names.iter().chain(&self.select).cloned().collect()
+    }
 }
 
 /// `tidemill checks …`.

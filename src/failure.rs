@@ -221,6 +221,7 @@ impl Failure {
 fn exit_of(code: &str) -> Exit {
     match (code, code.as_bytes().first()) {
         ("X0001", _) => Exit::Bug,
+        ("M0031", _) => Exit::Found,
         ("X0003", _) | (_, Some(b'Q')) => Exit::Usage,
         (_, Some(b'S' | b'D' | b'M')) => Exit::Invalid,
         _ => Exit::Failed,
@@ -244,6 +245,7 @@ fn io_fix(error: &io::Error) -> Option<String> {
 const VERBS: &[&str] = &[
     "build",
     "commit",
+    "compare",
     "continue",
     "create",
     "decode",
@@ -253,6 +255,7 @@ const VERBS: &[&str] = &[
     "finish",
     "generate",
     "give",
+    "keep",
     "land",
     "list",
     "load",
@@ -262,6 +265,7 @@ const VERBS: &[&str] = &[
     "register",
     "reach",
     "run",
+    "show",
     "spread",
     "store",
     "take",
@@ -281,7 +285,7 @@ pub(crate) fn sentence(text: &str) -> String {
 impl From<tidemill_etl::Error> for Failure {
     fn from(error: tidemill_etl::Error) -> Self {
         if let Some(ModelError::Invalid { problems }) = error.downcast_ref()
-            && let Some(failure) = Self::all(problems.iter().map(model_problem))
+            && let Some(failure) = Self::all(problems.iter().map(|problem| model_problem(problem, Path::new(""))))
         {
             return failure;
         }
@@ -315,25 +319,18 @@ fn reader_gone(error: &dyn std::error::Error) -> bool {
     false
 }
 
-fn model_problem(problem: &ModelProblem) -> Failure {
-    let file = problem.file.display().to_string();
-    let failure = Failure::new("M0001", &problem.what).maybe_fix(problem.fix.clone());
-    let text = std::fs::read_to_string(&problem.file).ok();
-    match problem.line.and_then(|line| Some((line, line_span(text.as_deref()?, line)?))) {
-        Some((_, span)) => {
-            let text = text.unwrap_or_default().into();
-            failure.excerpt(Excerpt { file, text, marks: vec![Mark { span, label: String::new() }] })
+/// A problem of a model's file, shown without the project's folder.
+pub(crate) fn model_problem(problem: &ModelProblem, root: &Path) -> Failure {
+    let file = problem.file.strip_prefix(root).unwrap_or(&problem.file).display().to_string();
+    let failure = Failure::new("M0001", &problem.what).maybe_why(problem.why.clone()).maybe_fix(problem.fix.clone());
+    let failure = match (&problem.span, std::fs::read_to_string(&problem.file)) {
+        (Some(span), Ok(text)) if text.get(span.clone()).is_some() => {
+            let marks = vec![Mark { span: span.clone(), label: problem.label.clone() }];
+            failure.excerpt(Excerpt { file, text: text.into(), marks })
         }
-        None => failure.place(problem.line.map_or(file.clone(), |line| format!("{file}:{line}"))),
-    }
-}
-
-/// The bytes of a line, from 1, without the blanks around it.
-fn line_span(text: &str, line: usize) -> Option<Range<usize>> {
-    let whole = text.split_inclusive('\n').nth(line.checked_sub(1)?)?;
-    let before: usize = text.split_inclusive('\n').take(line - 1).map(str::len).sum();
-    let start = before + (whole.len() - whole.trim_start().len());
-    Some(start..start + whole.trim().len())
+        _ => failure.place(file),
+    };
+    if problem.warning { failure.warning() } else { failure }
 }
 
 impl From<OrchestratorError> for Failure {
@@ -408,17 +405,6 @@ mod tests {
     fn what_cannot_be_done_is_said_as_a_sentence() {
         assert_eq!(sentence("find the table `a.b`"), "cannot find the table `a.b`");
         assert_eq!(sentence("topic `a` has no partition 3"), "topic `a` has no partition 3");
-    }
-
-    #[test]
-    fn a_line_is_marked_without_its_blanks() {
-        let text = "select\n  x,\r\n  y";
-        let marked = |line| line_span(text, line).and_then(|span| text.get(span));
-
-        assert_eq!(
-            [marked(0), marked(1), marked(2), marked(3), marked(4)],
-            [None, Some("select"), Some("x,"), Some("y"), None]
-        );
     }
 
     #[test]

@@ -109,10 +109,55 @@ impl Lakehouse {
             .await
     }
 
+    /// Where the project's models are: as `dbt_project.yml` says if there is one, else below `paths.sql`.
+    pub(crate) fn layout(&self) -> Result<model::Layout> {
+        let (root, settings) = (&self.project.root, &self.project.settings);
+        if root.join(model::DBT_PROJECT).is_file() {
+            return Ok(model::Layout::dbt(root, &settings.vars)?);
+        }
+        let mut layout = model::Layout::tidemill(&settings.paths.sql, &settings.vars);
+        layout.root.clone_from(root);
+        Ok(layout)
+    }
+
     /// The project's models, rendered anew: files change while `up` runs.
     pub(crate) fn models(&self) -> Result<model::Project> {
-        let settings = &self.project.settings;
-        Ok(model::Project::load(&settings.paths.sql, &settings.vars)?)
+        Ok(model::Project::read(&self.layout()?, self.project.environment.variables())?)
+    }
+
+    /// The project's models as far as they can be read, and all that is wrong with them.
+    pub(crate) fn survey(&self) -> Result<(model::Project, Vec<model::ModelProblem>)> {
+        Ok(model::Project::survey(&self.layout()?, self.project.environment.variables()))
+    }
+
+    /// Loads the seeds and builds the models that were chosen, `jobs` at a time or one a core, and tells the keeper.
+    pub(crate) async fn bring_up_to_date(
+        &self,
+        engine: &Engine,
+        models: &Arc<model::Project>,
+        chosen: &model::Selection<'_>,
+        jobs: Option<usize>,
+        stop: &(dyn Fn() -> bool + Sync),
+        told: impl FnMut(&model::Ran, Vec<model::CheckOutcome>) + Send,
+    ) -> Result<Vec<model::Ran>> {
+        let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let clock = Arc::clone(&self.clock);
+        let now = move || clock.now();
+        let mut stamps = model::Stamps::read(&self.project.state("models.json")?);
+        let mut runner = model::Runner {
+            engine,
+            project: Arc::clone(models),
+            workers: jobs.unwrap_or_else(cores),
+            stamps: &mut stamps,
+            now: &now,
+            stop,
+        };
+        let ran = runner.run(chosen, told).await;
+        // It only saves time: that it could not be written is no failure.
+        if let Err(error) = stamps.write() {
+            tracing::warn!(%error, "what was built could not be remembered");
+        }
+        Ok(ran)
     }
 
     /// The engine with the project's views, and its models.

@@ -1,5 +1,8 @@
-//! A project: the folder with `tidemill.toml`, found from where one stands upwards, and its settings.
+//! A project: the folder with `tidemill.toml` or `dbt_project.yml`, found from where one stands upwards, and its settings.
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tidemill_etl::model::DBT_PROJECT;
 
 use crate::cli::Global;
 use crate::failure::{Failure, Result};
@@ -12,6 +15,8 @@ pub(crate) struct Project {
     pub(crate) root: PathBuf,
     /// Its settings.
     pub(crate) settings: Settings,
+    /// The environment, for `env_var` in models.
+    pub(crate) environment: Arc<Environment>,
 }
 
 impl Project {
@@ -29,7 +34,7 @@ impl Project {
     /// Every problem of its settings.
     pub(crate) fn at(root: PathBuf, flags: &[String], environment: &Environment) -> Result<Self> {
         let settings = Settings::load(&Inputs { root: &root, environment, flags })?;
-        Ok(Self { root, settings })
+        Ok(Self { root, settings, environment: Arc::new(environment.clone()) })
     }
 
     /// A path as a person wants to see it: without the project's folder.
@@ -57,11 +62,12 @@ pub(crate) fn start(global: &Global) -> Result<PathBuf> {
     from.canonicalize().map_err(|error| Failure::io(&error, "work in", &from).fix("`-C` takes a folder that is there"))
 }
 
-/// The nearest folder upwards with `tidemill.toml`.
+/// The nearest folder upwards with `tidemill.toml` or `dbt_project.yml`.
 fn find(from: &Path) -> Result<PathBuf> {
-    from.ancestors().find(|folder| folder.join(FILE).is_file()).map(Path::to_path_buf).ok_or_else(|| {
+    let project = |folder: &&Path| folder.join(FILE).is_file() || folder.join(DBT_PROJECT).is_file();
+    from.ancestors().find(project).map(Path::to_path_buf).ok_or_else(|| {
         Failure::new("S0001", format!("there is no project in `{}`", from.display()))
-            .why(format!("neither it nor any folder above it has a `{FILE}`"))
+            .why(format!("neither it nor any folder above it has a `{FILE}` or a `{DBT_PROJECT}`"))
             .fix("make one with `tidemill init DIR`, or name its folder with `-C DIR`")
     })
 }

@@ -243,6 +243,11 @@ impl Environment {
         self.0.get(name).is_some_and(|value| !value.is_empty())
     }
 
+    /// All variables, for whoever is asked about one by a person's own text.
+    pub(crate) fn variables(&self) -> &BTreeMap<String, String> {
+        &self.0
+    }
+
     /// Where tests want the process to stand still, if they do (CONTRIBUTING.md). No setting: nobody lists it.
     pub(crate) fn failpoint(&self) -> Option<&str> {
         self.0.get("TIDEMILL_FAILPOINT").map(String::as_str).filter(|text| !text.is_empty())

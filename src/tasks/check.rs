@@ -40,13 +40,16 @@ impl Work for Settings {
         for check in project.checks.values().filter(|c| self.select.is_empty() || self.select.contains(&c.name)) {
             let outcome = model::check(&engine, check).await?;
             ran += 1;
-            if outcome.rows > 0 {
-                context.log.line(format!("{} found {} rows:", check.name, count(outcome.rows)));
-                if let Some(sample) = outcome.sample {
+            if outcome.fails(check) || outcome.warns(check) {
+                let only = if outcome.fails(check) { "" } else { "; it only warns" };
+                context.log.line(format!("{} found {} rows{only}:", check.name, count(outcome.rows)));
+                if let Some(sample) = outcome.sample.clone() {
                     let table = tidemill_etl::output::text_table(&[sample]).unwrap_or_default();
                     context.log.line(table);
                 }
-                bad.push(format!("{} ({})", check.name, count(outcome.rows)));
+                if outcome.fails(check) {
+                    bad.push(format!("{} ({})", check.name, count(outcome.rows)));
+                }
             }
         }
         if bad.is_empty() {

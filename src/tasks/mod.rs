@@ -23,7 +23,7 @@ use serde_json::Value;
 use tidemill_etl::table::TableName;
 use tidemill_orchestrator::{KeySpec, KindSpec, Outcome, Retry, Shape, Task, TaskContext, TaskError, TaskFactory};
 
-use crate::failure::Failure;
+use crate::failure::{Exit, Failure};
 use crate::lakehouse::Lakehouse;
 use crate::metrics::Metrics;
 
@@ -122,6 +122,7 @@ impl From<Failure> for Failed {
         failed.place.clone_from(&parts.place);
         failed.why.clone_from(&parts.why);
         failed.fix.clone_from(&parts.fix);
+        failed.found_rows = parts.exit == Exit::Found;
         // A task has one failure; further problems of the same step are told as its cause.
         for more in failure.each().skip(1) {
             let said = failed.why.take().map(|why| format!("{why}\n")).unwrap_or_default();

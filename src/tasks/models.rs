@@ -1,19 +1,25 @@
 //! `models`: brings SQL models up to date, inputs first.
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidemill_etl::model;
+use tidemill_etl::model::End;
 use tidemill_orchestrator::{KindSpec, Outcome, Shape, TaskContext, TaskError};
 
 use super::{Failed, Kind, Work, count, key, read};
+use crate::failure::Failure;
 use crate::lakehouse::Lakehouse;
 use crate::metrics::Metrics;
 
 pub(super) const KIND: Kind = Kind {
     spec: KindSpec {
         name: "models",
-        about: "SQL models of sql/: rebuilt where the SELECT or an input has changed",
-        keys: &[key("select", Shape::ListOfText, "names, folders, +name or name+; without it, all")],
+        about: "seeds and SQL models: rebuilt where the SELECT or an input has changed",
+        keys: &[
+            key("select", Shape::ListOfText, "names, folders, tag:, path:, source:; +name, name+; without it, all"),
+            key("exclude", Shape::ListOfText, "the same; what these name is left out"),
+        ],
     },
     open,
 };
@@ -22,6 +28,8 @@ pub(super) const KIND: Kind = Kind {
 struct Settings {
     #[serde(default)]
     select: Vec<String>,
+    #[serde(default)]
+    exclude: Vec<String>,
 }
 
 fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
@@ -32,25 +40,48 @@ fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
 impl Work for Settings {
     async fn run(&self, house: &Lakehouse, metrics: &Metrics, context: &TaskContext) -> Result<Outcome, Failed> {
         let (engine, project) = house.engine_with_models().await?;
-        let order = project.order(&self.select)?;
-        let total = order.len() as u64;
+        let project = Arc::new(project);
+        let chosen = project.select(&self.select, &self.exclude)?;
+        let total = (chosen.seeds.len() + chosen.models.len()) as u64;
         let mut rebuilt = 0;
         let mut rows = 0;
-        for (done, model) in order.into_iter().enumerate() {
-            context.progress.report(done as u64, Some(total), "models");
-            if context.cancel.is_cancelled() {
-                return Err(stopped().into());
-            }
-            let built = model::build(&engine, &project, model, context.now).await?;
-            if !built.unchanged {
-                if let Some(version) = built.version {
-                    house.keeper().await?.committed(&model.table, version);
+        let mut done = 0;
+        let stop = || context.cancel.is_cancelled();
+        let ran = house
+            .bring_up_to_date(&engine, &project, &chosen, None, &stop, |ran, found| {
+                done += 1;
+                context.progress.report(done, Some(total), "models");
+                for outcome in found {
+                    context.log.line(format!("{} found {} rows; it only warns", outcome.check, count(outcome.rows)));
                 }
-                rebuilt += 1;
-                rows += built.rows.unwrap_or(0);
-                metrics.rows(&model.table.to_string(), built.rows.unwrap_or(0));
-                context.log.line(format!("{}: {} rows", model.table, count(built.rows.unwrap_or(0))));
+                match &ran.end {
+                    End::Done { rows: written, unchanged: false, .. } => {
+                        let written = written.unwrap_or(0);
+                        rebuilt += 1;
+                        rows += written;
+                        metrics.rows(&ran.table.to_string(), written);
+                        context.log.line(format!("{}: {} rows", ran.table, count(written)));
+                    }
+                    End::Skipped { after } => context.log.line(format!("{}: not built, as it reads {after}", ran.name)),
+                    End::Done { .. } | End::Failed(_) => {}
+                }
+            })
+            .await?;
+        let keeper = house.keeper().await?;
+        let begun = ran.len() as u64;
+        let mut failures = Vec::new();
+        for ran in ran {
+            match ran.end {
+                End::Done { version: Some(version), unchanged: false, .. } => keeper.committed(&ran.table, version),
+                End::Failed(error) => failures.push(Failure::from(error)),
+                _ => {}
             }
+        }
+        if let Some(failure) = Failure::all(failures) {
+            return Err(failure.into());
+        }
+        if begun < total {
+            return Err(stopped().into());
         }
         context.progress.report(total, Some(total), "models");
         let summary = match rebuilt {

@@ -232,6 +232,14 @@ impl Engine {
         self.plan_with(sql, pinned, Given::new()).await
     }
 
+    /// Hook of `models check`: a session to plan in, whose errors say where in the text they are.
+    pub(crate) fn planning_session(&self, pinned: Pinned, given: Given) -> Session {
+        let session = self.session(pinned, given, VersionPlanner::default(), BTreeMap::new());
+        let state = session.context().state_ref();
+        state.write().config_mut().options_mut().sql_parser.collect_spans = true;
+        session
+    }
+
     async fn plan_with(&self, sql: &str, pinned: Pinned, given: Given) -> Result<(Session, LogicalPlan)> {
         let statement = parse(sql).map_err(|e| self.failed(e))?;
         let wanted = travel::wanted(&statement)?;

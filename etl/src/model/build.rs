@@ -1,12 +1,12 @@
 //! Brings a model's table to what its SELECT gives.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
 use chrono::{DateTime, Utc};
 use datafusion::logical_expr::LogicalPlan;
 use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
-use deltalake::kernel::{Action, MetadataExt as _, StructType};
+use deltalake::kernel::{Action, Add, MetadataExt as _, StructType};
 use serde::Serialize;
 use serde_json::json;
 use tracing::{info, warn};
@@ -140,7 +140,7 @@ pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateT
     if txns.iter().zip(&expected).all(same) {
         return Ok(Built::unchanged(model, Some(table.version())));
     }
-    let mut work = Work { engine, model, table, schema, txns, expected, now };
+    let mut work = Work { engine, project, model, table, schema, txns, expected, now };
     let reading = match reading {
         Kind::Whole(session, plan) => return work.whole(session, *plan, None).await,
         Kind::Incremental(reading) => reading,
@@ -174,6 +174,7 @@ impl Kind {
 /// One model on its way into its table.
 struct Work<'a> {
     engine: &'a Engine,
+    project: &'a Project,
     model: &'a Model,
     table: Table,
     schema: SchemaRef,
@@ -215,10 +216,21 @@ impl Work<'_> {
         commit
     }
 
+    /// Asks the model's checks about what its table would hold: nothing is seen that they refuse.
+    async fn judge(&self, adds: &[Add], gone: impl Fn(&str) -> bool) -> Result<()> {
+        super::visible::judge(self.engine, self.project, self.model, &self.table, &self.schema, adds, gone).await
+    }
+
     /// Commits what was computed from the change.
     async fn changed(&mut self, refreshed: Refreshed) -> Result<Built> {
         let Refreshed { class, actions, came, went, steps } = refreshed;
         info!(model = self.model.name, %class, came, went, keys = ?steps, "changed");
+        let put = |action: &Action| if let Action::Add(add) = action { Some(add.clone()) } else { None };
+        let taken =
+            |action: &Action| if let Action::Remove(remove) = action { Some(remove.path.clone()) } else { None };
+        let adds: Vec<Add> = actions.iter().filter_map(put).collect();
+        let gone: BTreeSet<String> = actions.iter().filter_map(taken).collect();
+        self.judge(&adds, |path| gone.contains(path)).await?;
         let mut commit = self.commit(if went > 0 { Operation::Upsert } else { Operation::Append });
         commit.actions = actions;
         commit.metrics = json!({ "numTargetRowsInserted": came, "numTargetRowsDeleted": went });
@@ -252,6 +264,8 @@ impl Work<'_> {
             writer.write(&to_storable(&batch, &self.schema).map_err(store)?).await?;
         }
         let written = writer.rows();
+        let adds = writer.finish().await?;
+        self.judge(&adds, |_| true).await?;
         let mut commit = self.commit(Operation::Overwrite);
         let metadata = self.table.metadata()?;
         if self.table.schema()?.fields() != self.schema.fields() {
@@ -262,7 +276,7 @@ impl Work<'_> {
             ));
         }
         commit.actions.extend(self.table.removes(|_| false, self.now)?.into_iter().map(Action::Remove));
-        commit.actions.extend(writer.finish().await?.into_iter().map(Action::Add));
+        commit.actions.extend(adds.into_iter().map(Action::Add));
         commit.metrics = json!({ "numOutputRows": written });
         let version = self.table.commit(commit).await?.version;
         Ok(Built {

@@ -3,7 +3,7 @@ use arrow::array::RecordBatch;
 
 use super::error::ModelError;
 use super::project::Check;
-use crate::engine::Engine;
+use crate::engine::{Engine, Given};
 use crate::error::Result;
 
 /// What a check found.
@@ -25,12 +25,17 @@ const SAMPLE: usize = 5;
 /// # Errors
 /// [`ModelError::Sql`] if the check cannot be planned or run. Rows that it finds are no error.
 pub async fn check(engine: &Engine, check: &Check) -> Result<CheckOutcome> {
+    check_given(engine, check, Given::new()).await
+}
+
+/// Runs one check; the tables `given` stand for those of their names.
+pub(super) async fn check_given(engine: &Engine, check: &Check, given: Given) -> Result<CheckOutcome> {
     let in_sql = |source: crate::Error| ModelError::Sql {
         model: check.name.clone(),
         file: check.file.clone(),
         source: Box::new(source),
     };
-    let mut rows = engine.query(&check.sql).await.map_err(in_sql)?;
+    let mut rows = engine.query_with(&check.sql, given).await.map_err(in_sql)?;
     let mut outcome = CheckOutcome { check: check.name.clone(), rows: 0, sample: None };
     while let Some(batch) = rows.next().await.map_err(in_sql)? {
         outcome.rows += batch.num_rows() as u64;

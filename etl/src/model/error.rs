@@ -1,28 +1,115 @@
 //! What can be wrong with a model.
-use std::path::PathBuf;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
+use super::check::CheckOutcome;
 use crate::error::{Explain, Retry};
 
-/// One thing wrong in one file.
+fn checks(found: &[CheckOutcome]) -> String {
+    match found {
+        [one] => format!("the check `{}`", one.check),
+        more => format!("{} checks", more.len()),
+    }
+}
+
+/// One thing wrong in one file. Built with [`ModelProblem::new`] and completed by the methods named after its parts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelProblem {
     /// The file.
     pub file: PathBuf,
-    /// The line, from 1, where it is known.
-    pub line: Option<usize>,
+    /// The bytes of the file as it was written, where the place is known.
+    pub span: Option<Range<usize>>,
+    /// What to say at that place; may be empty.
+    pub label: String,
     /// What is wrong, as one fragment.
     pub what: String,
+    /// The cause.
+    pub why: Option<String>,
     /// What to do.
     pub fix: Option<String>,
+    /// It is only a warning.
+    pub warning: bool,
+}
+
+impl ModelProblem {
+    /// A problem of a file as a whole.
+    pub fn new(file: &Path, what: impl Into<String>) -> Self {
+        Self {
+            file: file.to_path_buf(),
+            span: None,
+            label: String::new(),
+            what: what.into(),
+            why: None,
+            fix: None,
+            warning: false,
+        }
+    }
+
+    /// Adds the place.
+    #[must_use]
+    pub fn span(self, span: Range<usize>) -> Self {
+        self.maybe_span(Some(span))
+    }
+
+    /// Adds the place, if it is known.
+    #[must_use]
+    pub fn maybe_span(mut self, span: Option<Range<usize>>) -> Self {
+        self.span = span;
+        self
+    }
+
+    /// Adds what to say at the place.
+    #[must_use]
+    pub fn label(mut self, label: impl Into<String>) -> Self {
+        self.label = label.into();
+        self
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn why(mut self, why: impl Into<String>) -> Self {
+        self.why = Some(why.into());
+        self
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn fix(self, fix: impl Into<String>) -> Self {
+        self.maybe_fix(Some(fix.into()))
+    }
+
+    /// Adds what to do, if there is something to say.
+    #[must_use]
+    pub fn maybe_fix(mut self, fix: Option<String>) -> Self {
+        self.fix = fix;
+        self
+    }
+
+    /// Makes it a warning.
+    #[must_use]
+    pub fn warning(mut self) -> Self {
+        self.warning = true;
+        self
+    }
+
+    /// The line, from 1, in the file as it is now.
+    pub fn line(&self) -> Option<usize> {
+        let start = self.span.as_ref()?.start;
+        let text = std::fs::read(&self.file).ok()?;
+        Some(memchr::memchr_iter(b'\n', text.get(..start.min(text.len()))?).count() + 1)
+    }
 }
 
 impl std::fmt::Display for ModelProblem {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}", self.file.display())?;
-        if let Some(line) = self.line {
+        if let Some(line) = self.line() {
             write!(f, ":{line}")?;
         }
         write!(f, ": {}", self.what)?;
+        if let Some(why) = &self.why {
+            write!(f, ": {why}")?;
+        }
         self.fix.as_ref().map_or(Ok(()), |fix| write!(f, " ({fix})"))
     }
 }
@@ -70,6 +157,38 @@ pub enum ModelError {
         /// The model.
         model: String,
     },
+    /// A check has found rows in what a model's table would hold; nothing was committed.
+    #[error("show the new version of `{model}`: {} found rows", checks(found))]
+    Rejected {
+        /// The model.
+        model: String,
+        /// Its file.
+        file: PathBuf,
+        /// What was found.
+        found: Vec<CheckOutcome>,
+    },
+    /// The rules of a snapshot are incomplete, or its rows break them.
+    #[error("keep the snapshot `{model}`")]
+    Snapshot {
+        /// The model.
+        model: String,
+        /// Its file.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// A seed's file cannot be read as a table.
+    #[error("load the seed `{seed}`")]
+    Seed {
+        /// The seed.
+        seed: String,
+        /// Its file.
+        file: PathBuf,
+        /// The line, from 1, where it is known.
+        line: Option<u64>,
+        /// What is wrong.
+        why: String,
+    },
     /// A column of the result cannot be stored.
     #[error("store the model `{model}`")]
     Store {
@@ -89,6 +208,9 @@ impl Explain for ModelError {
             Self::Sql { .. } => "M0004",
             Self::Store { .. } => "M0005",
             Self::Unbuilt { .. } => "M0020",
+            Self::Seed { .. } => "M0030",
+            Self::Rejected { .. } => "M0031",
+            Self::Snapshot { .. } => "M0032",
         }
     }
 
@@ -101,7 +223,13 @@ impl Explain for ModelError {
 
     fn place(&self) -> Option<String> {
         match self {
-            Self::Input { file, .. } | Self::Sql { file, .. } => Some(file.display().to_string()),
+            Self::Input { file, .. }
+            | Self::Sql { file, .. }
+            | Self::Rejected { file, .. }
+            | Self::Snapshot { file, .. } => Some(file.display().to_string()),
+            Self::Seed { file, line, .. } => {
+                Some(line.map_or_else(|| file.display().to_string(), |line| format!("{}:{line}", file.display())))
+            }
             _ => None,
         }
     }
@@ -113,6 +241,22 @@ impl Explain for ModelError {
                 Some("there is no table that says which versions of its inputs it was made from".to_owned())
             }
             Self::Sql { source, .. } => source.why().or_else(|| Some(source.to_string())),
+            Self::Seed { why, .. } | Self::Snapshot { why, .. } => Some(why.clone()),
+            Self::Rejected { found, .. } => {
+                let told = |outcome: &CheckOutcome| {
+                    let sample = outcome
+                        .sample
+                        .as_ref()
+                        .and_then(|sample| crate::output::text_table(std::slice::from_ref(sample)).ok());
+                    format!(
+                        "`{}` found {} rows:\n{}",
+                        outcome.check,
+                        outcome.rows,
+                        sample.unwrap_or_default().trim_end()
+                    )
+                };
+                Some(found.iter().map(told).collect::<Vec<_>>().join("\n"))
+            }
             _ => None,
         }
     }
@@ -126,6 +270,10 @@ impl Explain for ModelError {
             Self::Unbuilt { model } => {
                 Some(format!("build it first: `tidemill models build {model}`; a view has no table"))
             }
+            Self::Rejected { .. } => Some(
+                "readers keep the version before; correct the model or its inputs, or let the check only warn with `severity: warn`"
+                    .to_owned(),
+            ),
             _ => None,
         }
     }

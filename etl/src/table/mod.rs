@@ -21,6 +21,7 @@ mod owner;
 mod restore;
 mod snapshot;
 mod sql_type;
+mod stamp;
 mod stats;
 mod storable;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub use restore::{Restored, drop_table, restore};
 pub(crate) use snapshot::type_name;
 pub use snapshot::{Field, HistoryEntry, Table, TableFile};
 pub use sql_type::{TypeNameError, parse_type};
+pub use stamp::Stamp;
 pub use storable::{storable, to_storable};
 pub(crate) use upsert::listing;
 pub use upsert::{Staged, UpsertOutcome, upsert};

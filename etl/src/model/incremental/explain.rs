@@ -135,6 +135,9 @@ async fn classified(
         Materialization::Table => {
             return Ok(full("it is kept as a table: say `materialized='incremental'`".to_owned()));
         }
+        Materialization::Snapshot => {
+            return Ok(full("it is a snapshot: what its SELECT gives now is compared with its open rows".to_owned()));
+        }
         Materialization::View => return Ok(full("it is a view: it is computed when it is read".to_owned())),
     }
     let inexact = match &reading.inexact {

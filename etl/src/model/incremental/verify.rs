@@ -67,7 +67,7 @@ impl Verified {
 /// [`TableError`](crate::table::TableError) if one of those versions is gone.
 pub async fn verify(engine: &Engine, project: &Project, model: &Model, other: Option<Rows>) -> Result<Verified> {
     let unbuilt = || ModelError::Unbuilt { model: model.name.clone() };
-    if model.materialization == Materialization::View {
+    if matches!(model.materialization, Materialization::View | Materialization::Snapshot) {
         return Err(unbuilt().into());
     }
     let table = engine.lake().try_table(&model.table).await?.ok_or_else(unbuilt)?;

@@ -1,0 +1,165 @@
+//! What was last seen to be up to date, so that a build with nothing to do reads nothing.
+//!
+//! A cache: losing it costs time, never rows. A model is up to date if its text and everything it reads are as they were
+//! when it was built, and that nobody has committed to these tables since is seen by looking at two files of each log:
+//! the version's own, unchanged, and the next one, absent.
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::project::{Materialization, Project};
+use crate::table::{Lake, Stamp, TableName};
+
+/// Changes when what is remembered means something else.
+const FORM: u32 = 1;
+
+/// What was last seen, and where that is kept.
+#[derive(Debug, Default)]
+pub struct Stamps {
+    file: Option<PathBuf>,
+    seen: Memory,
+    /// Tables that were found as remembered, or changed, in this run.
+    looked_at: BTreeMap<String, bool>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Memory {
+    form: u32,
+    /// By model.
+    models: BTreeMap<String, Remembered>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Remembered {
+    /// A digest of its text and of what else decides over its plan.
+    key: String,
+    /// Its own table and all that it reads, as they were.
+    tables: BTreeMap<String, Stamp>,
+}
+
+impl Stamps {
+    /// Reads what `file` remembers; nothing if it is not there or is of another form.
+    pub fn read(file: &Path) -> Self {
+        let seen = std::fs::read(file).ok().and_then(|bytes| serde_json::from_slice::<Memory>(&bytes).ok());
+        let seen = seen.filter(|seen| seen.form == FORM).unwrap_or_default();
+        Self { file: Some(file.to_path_buf()), seen, looked_at: BTreeMap::new() }
+    }
+
+    /// Writes the file whole, beside the old one, and then puts it in its place.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&mut self) -> std::io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        self.seen.form = FORM;
+        let beside = file.with_extension(format!("{}.new", std::process::id()));
+        std::fs::write(&beside, serde_json::to_vec(&self.seen)?)?;
+        std::fs::rename(beside, file)
+    }
+
+    /// A digest of everything in the files that decides over a model's rows; `None` for what is not remembered.
+    pub(super) fn key(project: &Project, name: &str) -> Option<String> {
+        let model = project.models.get(name)?;
+        let mut digest = blake3::Hasher::new();
+        let mut add = |text: &str| {
+            digest.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        };
+        add(env!("CARGO_PKG_VERSION"));
+        add(model.materialization.name());
+        add(&model.sql);
+        add(&model.table.to_string());
+        for (key, value) in &model.config {
+            add(key);
+            add(&value.to_string());
+        }
+        for check in project.checks_before(model) {
+            add(&check.sql);
+        }
+        // Views are read through: their text is part of the model's.
+        let mut seen = BTreeSet::new();
+        let mut above: Vec<&str> = model.refs.iter().map(String::as_str).collect();
+        while let Some(parent) = above.pop().and_then(|name| project.models.get(name)) {
+            if seen.insert(&parent.name) && parent.materialization == Materialization::View {
+                add(&parent.sql);
+                above.extend(parent.refs.iter().map(String::as_str));
+            }
+        }
+        Some(digest.finalize().to_hex().to_string())
+    }
+
+    /// The version of the model's table, if it is up to date; `Some(None)` for a view that is.
+    pub(super) async fn current(
+        &mut self,
+        lake: &Lake,
+        project: &Project,
+        name: &str,
+        key: Option<&str>,
+    ) -> Option<Option<u64>> {
+        let model = project.models.get(name)?;
+        let remembered = self.seen.models.get(name).filter(|remembered| Some(remembered.key.as_str()) == key)?;
+        let mut wanted: BTreeSet<TableName> = project.inputs(model);
+        let own = (model.materialization != Materialization::View).then(|| model.table.clone());
+        wanted.extend(own.clone());
+        if wanted.iter().map(ToString::to_string).ne(remembered.tables.keys().cloned()) {
+            return None;
+        }
+        for table in &wanted {
+            let text = table.to_string();
+            let stamp = remembered.tables.get(&text)?;
+            let place = format!("{text} {}", stamp.version);
+            let same = if let Some(same) = self.looked_at.get(&place) {
+                *same
+            } else {
+                let same = lake.stays(table, stamp).await;
+                self.looked_at.insert(place, same);
+                same
+            };
+            if !same {
+                return None;
+            }
+        }
+        Some(own.and_then(|own| Some(remembered.tables.get(&own.to_string())?.version)))
+    }
+
+    /// Remembers a model that has just been found, or made, up to date at `version`.
+    pub(super) async fn remember(
+        &mut self,
+        lake: &Lake,
+        project: &Project,
+        name: &str,
+        seen: Seen,
+        version: Option<u64>,
+    ) {
+        self.seen.models.remove(name);
+        let Some(model) = project.models.get(name) else { return };
+        let Seen { key, mut tables } = seen;
+        if model.materialization != Materialization::View {
+            // Somebody else may have committed since.
+            let stamp = lake.stamp(&model.table).await.filter(|stamp| Some(stamp.version) == version);
+            let Some(stamp) = stamp else { return };
+            tables.insert(model.table.to_string(), stamp);
+        }
+        for (table, stamp) in &tables {
+            self.looked_at.insert(format!("{table} {}", stamp.version), true);
+        }
+        self.seen.models.insert(name.to_owned(), Remembered { key, tables });
+    }
+}
+
+/// What a model reads, as it was before it was built.
+pub(super) struct Seen {
+    key: String,
+    tables: BTreeMap<String, Stamp>,
+}
+
+impl Seen {
+    /// `None` if an input cannot be seen.
+    pub(super) async fn before(lake: &Lake, project: &Project, name: &str, key: String) -> Option<Self> {
+        let mut tables = BTreeMap::new();
+        for table in project.inputs(project.models.get(name)?) {
+            tables.insert(table.to_string(), lake.stamp(&table).await?);
+        }
+        Some(Self { key, tables })
+    }
+}
