@@ -24,9 +24,9 @@ mod p_rules_and_clean_events;
 mod project;
 mod q_other_readers;
 mod r_streams_by_hand;
+mod s_projects_of_dbt;
 mod s_schedules;
 mod t_any_work;
-
 mod torture;
 mod u_killed_runs;
 mod v_models_that_keep_up;

@@ -33,18 +33,18 @@ impl Folder {
     fn read_dbt(&self) -> Project {
         Project::read(&self.dbt(), &BTreeMap::new()).unwrap()
     }
+}
 
-    /// The problems: file, the marked text, what, and the fix.
-    fn problems(&self, layout: &Layout) -> Vec<(String, String, String, Option<String>)> {
-        let (_, problems) = Project::survey(layout, &BTreeMap::new());
-        let shown = |problem: ModelProblem| {
-            let text = std::fs::read_to_string(&problem.file).unwrap();
-            let marked = problem.span.and_then(|span| text.get(span)).unwrap_or_default().to_owned();
-            let file = problem.file.file_name().unwrap().to_string_lossy().into_owned();
-            (file, marked, problem.what, problem.fix)
-        };
-        problems.into_iter().map(shown).collect()
-    }
+/// The problems: file, the marked text, what, and the fix.
+fn problems(layout: &Layout) -> Vec<(String, String, String, Option<String>)> {
+    let (_, problems) = Project::survey(layout, &BTreeMap::new());
+    let shown = |problem: ModelProblem| {
+        let text = std::fs::read_to_string(&problem.file).unwrap();
+        let marked = problem.span.and_then(|span| text.get(span)).unwrap_or_default().to_owned();
+        let file = problem.file.file_name().unwrap().to_string_lossy().into_owned();
+        (file, marked, problem.what, problem.fix)
+    };
+    problems.into_iter().map(shown).collect()
 }
 
 fn problem(file: &str, marked: &str, what: &str, fix: Option<&str>) -> (String, String, String, Option<String>) {
@@ -100,7 +100,7 @@ fn every_problem_has_its_file_place_and_fix() {
         ("sql/j.sql", "select {{ var('since') }} as x, {{ env_var('NO_SUCH') }} as y"),
     ]);
 
-    let problems = folder.problems(&folder.ours());
+    let found = problems(&folder.ours());
 
     let expected = [
         problem("a.sql", "ref('ordesr')", "there is no model `ordesr`", Some("did you mean `orders`?")),
@@ -124,19 +124,19 @@ fn every_problem_has_its_file_place_and_fix() {
         problem("orders.sql", "materialized", "`materialized='tabel'` is not known", Some("did you mean `table`?")),
     ];
     for wanted in &expected {
-        assert!(problems.contains(wanted), "{wanted:#?}\nis not in\n{problems:#?}");
+        assert!(found.contains(wanted), "{wanted:#?}\nis not in\n{found:#?}");
     }
     assert!(
-        problems
+        found
             .iter()
             .any(|(file, marked, what, _)| file == "d.sql" && !marked.is_empty() && what.contains("cannot be read"))
     );
     assert!(
-        problems
+        found
             .iter()
             .any(|(file, marked, what, _)| file == "j.sql" && marked == "var('since')" && what.contains("is not set"))
     );
-    assert_eq!(problems.len(), expected.len() + 2, "{problems:#?}");
+    assert_eq!(found.len(), expected.len() + 2, "{found:#?}");
 }
 
 #[test]
@@ -146,7 +146,7 @@ fn a_ring_is_shown_where_it_goes_on() {
         ("sql/b.sql", "select 1 as n union all\nselect * from {{ ref('a') }}"),
     ]);
 
-    let problems = folder.problems(&folder.ours());
+    let found = problems(&folder.ours());
 
     let wanted = problem(
         "a.sql",
@@ -154,7 +154,7 @@ fn a_ring_is_shown_where_it_goes_on() {
         "the models read each other in a ring: a → b → a",
         Some("take one of the references out"),
     );
-    assert_eq!(problems, [wanted]);
+    assert_eq!(found, [wanted]);
 }
 
 #[test]
@@ -238,7 +238,7 @@ fn what_is_wrong_in_yaml_is_marked_there() {
         ),
     ]);
 
-    let problems = folder.problems(&folder.ours());
+    let found = problems(&folder.ours());
 
     for wanted in [
         problem("schema.yml", "colums", "`colums` is no key of a model", Some("did you mean `columns`?")),
@@ -263,7 +263,7 @@ fn what_is_wrong_in_yaml_is_marked_there() {
             Some("did you mean `materialized`?"),
         ),
     ] {
-        assert!(problems.contains(&wanted), "{wanted:#?}\nis not in\n{problems:#?}");
+        assert!(found.contains(&wanted), "{wanted:#?}\nis not in\n{found:#?}");
     }
 }
 
