@@ -56,6 +56,10 @@ pub async fn plan_all(engine: &Engine, project: &Project) -> Result<Plans> {
     let outside = outside(engine, project, &mut known, &mut plans).await?;
     for name in project.sorted_models() {
         let Some(model) = project.models.get(name) else { continue };
+        // What could not be read above is said once.
+        if model.refs.iter().any(|name| project.table_of(name).is_none()) {
+            continue;
+        }
         let reads = model.refs.iter().filter_map(|name| project.table_of(name)).chain(model.sources.iter());
         let Some((pinned, given)) = inputs(reads, &outside, &known) else { continue };
         match plan(engine, model.select(), pinned, given).await {
@@ -68,6 +72,9 @@ pub async fn plan_all(engine: &Engine, project: &Project) -> Result<Plans> {
         }
     }
     for check in project.checks.values() {
+        if check.subject.is_none() && check.refs.iter().any(|name| project.table_of(name).is_none()) {
+            continue;
+        }
         let reads = check.refs.iter().filter_map(|name| project.table_of(name)).chain(check.sources.iter());
         let Some((pinned, given)) = inputs(reads, &outside, &known) else { continue };
         if let Err(failure) = plan(engine, &check.sql, pinned, given).await {

@@ -341,7 +341,7 @@ impl Work<'_> {
     /// Whether the incoming row `i` is another than the open row `o`.
     fn changed(&self) -> String {
         let differs = match &self.rules.strategy {
-            Strategy::Timestamp(_) => format!("o.dbt_valid_from < {}", self.since()),
+            Strategy::Timestamp(_) => format!("(o.dbt_valid_from < {})", self.since()),
             Strategy::Check(columns) => {
                 let named =
                     |column: &&Arc<Field>| columns.as_ref().is_none_or(|columns| columns.contains(column.name()));
@@ -349,16 +349,16 @@ impl Work<'_> {
                 let compare = |field: &Arc<Field>| {
                     let column = name(field.name());
                     if old(field.name()) {
-                        format!("i.{column} is distinct from o.{column}")
+                        format!("(i.{column} is distinct from o.{column})")
                     } else {
-                        format!("i.{column} is not null")
+                        format!("(i.{column} is not null)")
                     }
                 };
                 let fields = self.selected.fields().iter().filter(named).map(compare).collect::<Vec<_>>();
                 if fields.is_empty() { "false".to_owned() } else { format!("({})", fields.join(" or ")) }
             }
         };
-        if self.has_deleted() { format!("({differs} or o.{DELETED} = 'True')") } else { differs }
+        if self.has_deleted() { format!("({differs} or (o.{DELETED} = 'True'))") } else { differs }
     }
 
     fn has_deleted(&self) -> bool {
@@ -368,7 +368,7 @@ impl Work<'_> {
     /// Open rows of keys that are gone.
     fn gone(&self) -> String {
         let deleted =
-            if self.has_deleted() { format!(" and o.{DELETED} is distinct from 'True'") } else { String::new() };
+            if self.has_deleted() { format!(" and (o.{DELETED} is distinct from 'True')") } else { String::new() };
         format!(
             "from snapshot.kept o where o.dbt_valid_to is null{deleted} and not exists (select 1 from {INCOMING} i where {})",
             self.on()

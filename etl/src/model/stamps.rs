@@ -79,7 +79,8 @@ impl Stamps {
         // Views are read through: their text is part of the model's.
         let mut seen = BTreeSet::new();
         let mut above: Vec<&str> = model.refs.iter().map(String::as_str).collect();
-        while let Some(parent) = above.pop().and_then(|name| project.models.get(name)) {
+        while let Some(name) = above.pop() {
+            let Some(parent) = project.models.get(name) else { continue };
             if seen.insert(&parent.name) && parent.materialization == Materialization::View {
                 add(&parent.sql);
                 above.extend(parent.refs.iter().map(String::as_str));

@@ -2,7 +2,7 @@
 //!
 //! The would-be content is the snapshot without the files that the commit takes out, and the files that it puts in,
 //! which nothing names yet. A check that finds rows keeps the commit from being made: readers keep the version before.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
@@ -74,10 +74,16 @@ impl Project {
 
     /// Whether the model `name` reads, through others or not, the model `other`.
     pub(super) fn comes_after(&self, name: &str, other: &str) -> bool {
-        name != other
-            && self.models.get(name).is_some_and(|model| {
-                model.refs.contains(other) || model.refs.iter().any(|parent| self.comes_after(parent, other))
-            })
+        let mut seen = BTreeSet::new();
+        let mut above = vec![name];
+        while let Some(name) = above.pop() {
+            let Some(model) = self.models.get(name) else { continue };
+            if model.refs.contains(other) {
+                return true;
+            }
+            above.extend(model.refs.iter().map(String::as_str).filter(|name| seen.insert(*name)));
+        }
+        false
     }
 }
 

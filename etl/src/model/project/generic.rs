@@ -96,10 +96,7 @@ pub(super) fn spell(
             let sql = format!(
                 "select child.from_field from (select {column} as from_field from {model} where {column} is not null) as child left join (select {field} as to_field from {to}) as parent on child.from_field = parent.to_field where parent.to_field is null"
             );
-            let bad = format!(
-                "{column} is not null and {column} not in (select {field} from {to} where {field} is not null)"
-            );
-            (sql, Some(within(bad)))
+            (sql, None)
         }
         rule if rule.contains('.') => {
             let why = format!("the check `{rule}` is of a package, and packages are not supported");
@@ -163,9 +160,17 @@ fn values(arguments: &Config, quoted: bool) -> Option<String> {
 fn name(rule: &str, subject: &str, column: Option<&str>, arguments: &Config) -> String {
     let mut name = format!("{rule}_{subject}");
     let mut add = |text: &str, glue: &str| {
-        let clean: String = text.chars().map(|c| if c.is_alphanumeric() || c == '_' { c } else { '_' }).collect();
         name.push_str(glue);
-        name.push_str(&clean);
+        let mut other = false;
+        for c in text.chars() {
+            let word = c.is_alphanumeric() || c == '_';
+            match (word, other) {
+                (true, _) => name.push(c),
+                (false, false) => name.push('_'),
+                (false, true) => {}
+            }
+            other = !word;
+        }
     };
     if let Some(column) = column {
         add(column, "_");

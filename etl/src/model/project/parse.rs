@@ -544,6 +544,7 @@ impl Survey<'_> {
             }
         });
         let what = what.strip_prefix("SQL error: ").unwrap_or(what);
+        let what = what.strip_prefix("ParserError(\"").unwrap_or(what);
         self.problems.push(ModelProblem::new(file, "this is no SQL that can be read").maybe_span(span).why(what));
         false
     }
@@ -786,7 +787,7 @@ fn template_problem(
         Some((file, prepared)) => (file.as_path(), prepared),
         None => (file, prepared),
     };
-    let range = error.range().or_else(|| {
+    let range = error.range().filter(|range| !range.is_empty()).or_else(|| {
         let start = offset(&prepared.text, error.line()? as u64, 1);
         let line = prepared.text.get(start..)?.lines().next()?;
         let blank = line.len() - line.trim_start().len();
@@ -800,10 +801,13 @@ fn template_problem(
         None => (detail.to_owned(), None),
     };
     let unknown = !identifier.is_empty() && !names.contains(&identifier);
+    let undefined = match error.kind() {
+        ErrorKind::UnknownFunction | ErrorKind::UndefinedError => true,
+        ErrorKind::UnknownMethod => what.contains("undefined"),
+        _ => false,
+    };
     let what = match error.kind() {
-        ErrorKind::UnknownFunction | ErrorKind::UndefinedError
-            if unknown && fix.is_none() && !what.contains("variable `") && !what.contains("environment") =>
-        {
+        _ if undefined && unknown && fix.is_none() => {
             fix = nearest(&identifier, names.iter().map(String::as_str)).map(|near| format!("did you mean `{near}`?"));
             if fix.is_none() && marked.get(identifier.len()..).is_some_and(|rest| rest.starts_with('.')) {
                 fix = Some(

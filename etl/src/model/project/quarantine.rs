@@ -26,7 +26,7 @@ impl Project {
                 };
                 problems.push(
                     ModelProblem::new(&model.file, what)
-                        .why("`rejected=true` parts the rows that break `not_null`, `accepted_values` or `relationships`")
+                        .why("`rejected=true` parts the rows that break `not_null` or `accepted_values`")
                         .fix("give it such a check, or take `rejected` out"),
                 );
                 continue;

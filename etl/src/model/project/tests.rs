@@ -92,7 +92,7 @@ fn every_problem_has_its_file_place_and_fix() {
         ("sql/c.sql", "select x\nfrom {{ reff('orders') }}"),
         ("sql/d.sql", "select\n  {% if true %} 1"),
         ("sql/orders.sql", "{{ config(materialized='tabel') }} select 1 as x"),
-        ("sql/e.sql", "select 1 as x,\nfrom from t"),
+        ("sql/e.sql", "select 1 as x\nfrom t where and x = 1"),
         ("sql/f.sql", "select '{{ adapter.get_columns_in_relation(this) }}' as x"),
         ("sql/g.sql", "select {{ dbt_utils.star(ref('orders')) }} as x"),
         ("sql/h.sql", "{{ config(pre_hook='drop table x') }} select 1 as x"),
@@ -106,7 +106,7 @@ fn every_problem_has_its_file_place_and_fix() {
         problem("a.sql", "ref('ordesr')", "there is no model `ordesr`", Some("did you mean `orders`?")),
         problem("b.sql", "materialised", "`materialised` cannot be configured", Some("did you mean `materialized`?")),
         problem("c.sql", "reff('orders')", "the template knows no `reff`", Some("did you mean `ref`?")),
-        problem("e.sql", "from", "this is no SQL that can be read", None),
+        problem("e.sql", "and", "this is no SQL that can be read", None),
         problem(
             "f.sql",
             "adapter.get_columns_in_relation(this)",

@@ -38,6 +38,9 @@ pub(super) struct Key {
 
 /// Reads the first document of `text`; an empty file is an empty map.
 pub(super) fn read(file: &Path, text: &str) -> Result<Node, Box<ModelProblem>> {
+    if text.lines().all(|line| line.trim().is_empty() || line.trim_start().starts_with('#')) {
+        return Ok(Node { value: Yaml::Null, span: 0..0 });
+    }
     match serde_saphyr::from_str::<Spanned<Yaml>>(text) {
         Ok(root) => Ok(Node { span: span(root.referenced), value: root.value }),
         Err(error) => {

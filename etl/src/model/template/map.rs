@@ -89,7 +89,14 @@ impl SourceMap {
         if within < *length {
             return source + within..source + within + 1;
         }
-        self.tag_after(source + length)
+        let end = source + length;
+        match self.words.get(after) {
+            // In a loop the next word stands before this one: what is between them ends there.
+            Some((_, next, _)) if *next < end => {
+                self.tags.iter().rev().find(|tag| tag.end <= *next).cloned().unwrap_or(end..end)
+            }
+            _ => self.tag_after(end),
+        }
     }
 
     /// The first `{{ … }}` from here on.
