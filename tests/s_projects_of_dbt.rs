@@ -89,10 +89,10 @@ fn seeds_models_snapshot_and_tests_run_unmodified() {
     assert_eq!(
         shop.rows("select person_id, name, sales, value from corner_shop_marts.people order by 1"),
         serde_json::json!([
-            { "person_id": 1, "name": "Ada Archer", "sales": 2, "value": "20.50" },
-            { "person_id": 2, "name": "Ben Boyle", "sales": 1, "value": "99.99" },
-            { "person_id": 3, "name": "Cem Cakir", "sales": 1, "value": "0.20" },
-            { "person_id": 4, "name": "Dora Dunn, the elder", "sales": 0, "value": "0.00" }
+            { "person_id": 1, "name": "Ada Archer", "sales": 2, "value": 20.5 },
+            { "person_id": 2, "name": "Ben Boyle", "sales": 1, "value": 99.99 },
+            { "person_id": 3, "name": "Cem Cakir", "sales": 1, "value": 0.2 },
+            { "person_id": 4, "name": "Dora Dunn, the elder", "sales": 0, "value": 0.0 }
         ])
     );
     // A generic test that only warns finds the sale at the door.
@@ -118,8 +118,8 @@ fn a_seed_that_changed_rebuilds_what_reads_it_and_the_snapshot_keeps_what_was() 
     assert_eq!(
         state(),
         serde_json::json!([
-            { "name": "Ben Boyle", "value": "99.99", "open": false },
-            { "name": "Ben Boyle", "value": "100.00", "open": true }
+            { "name": "Ben Boyle", "value": 99.99, "open": false },
+            { "name": "Ben Boyle", "value": 100.0, "open": true }
         ])
     );
 

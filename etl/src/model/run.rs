@@ -114,6 +114,7 @@ impl Runner<'_> {
             }
             match running.join_next().await {
                 Some(Ok((name, seen, end))) => {
+                    self.stamps.forget(&self.project, &name);
                     if let (Ok(End::Done { version, .. }), Some(seen)) = (&end, seen) {
                         self.stamps.remember(self.engine.lake(), &self.project, &name, seen, *version).await;
                     }

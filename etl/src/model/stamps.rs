@@ -123,6 +123,14 @@ impl Stamps {
         Some(own.and_then(|own| Some(remembered.tables.get(&own.to_string())?.version)))
     }
 
+    /// Looks anew at the table of what has just been built.
+    pub(super) fn forget(&mut self, project: &Project, name: &str) {
+        if let Some(table) = project.table_of(name) {
+            let place = format!("{table} ");
+            self.looked_at.retain(|known, _| !known.starts_with(&place));
+        }
+    }
+
     /// Remembers a model that has just been found, or made, up to date at `version`.
     pub(super) async fn remember(
         &mut self,

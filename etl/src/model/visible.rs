@@ -123,11 +123,12 @@ fn would_be(
         let values = add.partition_values.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         staged.entry(values).or_default().push(add);
     }
-    let store = ObjectStoreUrl::parse(format!("staged://{}", place(table.name())))?;
+    let root = format!("staged://{}/", place(table.name()));
+    let store = ObjectStoreUrl::parse(&root)?;
     state.runtime_env().register_object_store(store.as_ref(), table.log_store().object_store(None));
     for (values, adds) in staged {
         let fields = schema.fields().iter().filter(|field| !values.contains_key(field.name())).cloned();
-        let urls = adds.iter().map(|add| ListingTableUrl::parse(format!("{}{}", store.as_str(), add.path)));
+        let urls = adds.iter().map(|add| ListingTableUrl::parse(format!("{root}{}", add.path)));
         let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
         let config = ListingTableConfig::new_with_multi_paths(urls.collect::<Result<_, _>>()?)
             .with_listing_options(options)

@@ -106,7 +106,7 @@ fn every_problem_has_its_file_place_and_fix() {
         problem("a.sql", "ref('ordesr')", "there is no model `ordesr`", Some("did you mean `orders`?")),
         problem("b.sql", "materialised", "`materialised` cannot be configured", Some("did you mean `materialized`?")),
         problem("c.sql", "reff('orders')", "the template knows no `reff`", Some("did you mean `ref`?")),
-        problem("e.sql", "and", "this is no SQL that can be read", None),
+        problem("e.sql", "x", "this is no SQL that can be read", None),
         problem(
             "f.sql",
             "adapter.get_columns_in_relation(this)",
