@@ -6,20 +6,23 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::catalog::TableProvider;
+use async_trait::async_trait;
+use datafusion::catalog::memory::DataSourceExec;
+use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Column, ScalarValue};
-use datafusion::datasource::file_format::parquet::ParquetFormat;
-use datafusion::datasource::listing::{ListingOptions, ListingTable, ListingTableConfig, ListingTableUrl};
-use datafusion::datasource::{ViewTable, empty::EmptyTable, provider_as_source};
+use datafusion::datasource::listing::PartitionedFile;
+use datafusion::datasource::physical_plan::{FileGroup, FileScanConfigBuilder, ParquetSource};
+use datafusion::datasource::{TableType, ViewTable, empty::EmptyTable, provider_as_source};
 use datafusion::error::DataFusionError;
 use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, cast, lit};
+use datafusion::physical_plan::ExecutionPlan;
 use deltalake::kernel::Add;
 
 use super::check::{self, CheckOutcome};
 use super::error::ModelError;
 use super::project::{Check, Model, Project, Severity};
-use crate::engine::{Engine, Given, Pinned, Session};
+use crate::engine::{self, Engine, Given, Pinned};
 use crate::error::Result;
 use crate::table::{Table, TableName};
 
@@ -101,7 +104,7 @@ impl CheckOutcome {
 
 /// The table as it would be.
 fn would_be(
-    session: &Session,
+    session: &engine::Session,
     table: &Table,
     schema: &SchemaRef,
     adds: &[Add],
@@ -123,17 +126,17 @@ fn would_be(
         let values = add.partition_values.iter().map(|(name, value)| (name.clone(), value.clone())).collect();
         staged.entry(values).or_default().push(add);
     }
-    let root = format!("staged://{}/", place(table.name()));
-    let store = ObjectStoreUrl::parse(&root)?;
+    let store = ObjectStoreUrl::parse(format!("staged://{}", place(table.name())))?;
     state.runtime_env().register_object_store(store.as_ref(), table.log_store().object_store(None));
     for (values, adds) in staged {
         let fields = schema.fields().iter().filter(|field| !values.contains_key(field.name())).cloned();
-        let urls = adds.iter().map(|add| ListingTableUrl::parse(format!("{root}{}", add.path)));
-        let options = ListingOptions::new(Arc::new(ParquetFormat::default())).with_file_extension(".parquet");
-        let config = ListingTableConfig::new_with_multi_paths(urls.collect::<Result<_, _>>()?)
-            .with_listing_options(options)
-            .with_schema(Arc::new(Schema::new(fields.collect::<Vec<_>>())));
-        parts.push(columns("staged", Arc::new(ListingTable::try_new(config)?), schema, &values)?);
+        let file = |add: &&Add| PartitionedFile::new(add.path.clone(), add.size.unsigned_abs());
+        let staged = Staged {
+            schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())),
+            store: store.clone(),
+            files: adds.iter().map(file).collect(),
+        };
+        parts.push(columns("staged", Arc::new(staged), schema, &values)?);
     }
     let mut parts = parts.into_iter();
     let Some(first) = parts.next() else { return Ok(Arc::new(EmptyTable::new(Arc::clone(schema)))) };
@@ -142,6 +145,41 @@ fn would_be(
         all = all.union(part)?;
     }
     Ok(Arc::new(ViewTable::new(all.build()?, None)))
+}
+
+/// Parquet files that no log names.
+#[derive(Debug)]
+struct Staged {
+    schema: SchemaRef,
+    store: ObjectStoreUrl,
+    files: Vec<PartitionedFile>,
+}
+
+#[async_trait]
+impl TableProvider for Staged {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        limit: Option<usize>,
+    ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+        let source = Arc::new(ParquetSource::new(Arc::clone(&self.schema)));
+        let config = FileScanConfigBuilder::new(self.store.clone(), source)
+            .with_file_groups(self.files.iter().map(|file| FileGroup::new(vec![file.clone()])).collect())
+            .with_projection_indices(projection.cloned())?
+            .with_limit(limit)
+            .build();
+        Ok(DataSourceExec::from_data_source(config))
+    }
 }
 
 /// A name for where the table's files are that fits into a URL.
