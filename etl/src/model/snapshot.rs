@@ -255,6 +255,18 @@ impl Work<'_> {
             columns = Some(batch.schema());
             batches.push(batch);
         }
+        // The scan names files by URL; the log names them relative to the table.
+        let files = table.files()?;
+        let named = |url: &String| {
+            let path = |path: &str| url.strip_suffix(path).is_some_and(|root| root.is_empty() || root.ends_with('/'));
+            files.iter().map(|file| file.path.clone()).find(|file| path(file))
+        };
+        let touched: BTreeSet<String> = match touched.iter().map(named).collect() {
+            Some(touched) => touched,
+            None => {
+                return Err(wrong(self.model, "a file of its table has a name that its log does not have".to_owned()));
+            }
+        };
         let mut writer = FileWriter::new(table, Arc::clone(&self.schema), WriteOptions::default(), self.now);
         self.write(&mut writer, &self.news(), &given).await?;
         let added = writer.rows();

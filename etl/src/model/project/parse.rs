@@ -793,6 +793,13 @@ fn template_problem(
         let blank = line.len() - line.trim_start().len();
         Some(start + blank..start + line.trim_end().len())
     });
+    // A call of a method is marked from its dot on; what it is called on belongs to it.
+    let range = range.map(|range| {
+        let before = prepared.text.get(..range.start).unwrap_or_default();
+        let method = prepared.text.get(range.clone()).is_some_and(|marked| marked.starts_with('.'));
+        let word = before.trim_end_matches(|c: char| c.is_alphanumeric() || c == '_' || c == '.').len();
+        if method { word..range.end } else { range }
+    });
     let marked = range.clone().and_then(|range| prepared.text.get(range)).unwrap_or_default();
     let identifier: String = marked.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
     let detail = error.detail().unwrap_or_default();
@@ -803,7 +810,10 @@ fn template_problem(
     let unknown = !identifier.is_empty() && !names.contains(&identifier);
     let undefined = match error.kind() {
         ErrorKind::UnknownFunction | ErrorKind::UndefinedError => true,
-        ErrorKind::UnknownMethod => what.contains("undefined"),
+        ErrorKind::UnknownMethod => {
+            let given = ["set ", "for ", ", ", "("].map(|before| format!("{before}{identifier}"));
+            !given.iter().any(|given| prepared.text.contains(given.as_str()))
+        }
         _ => false,
     };
     let what = match error.kind() {
