@@ -24,12 +24,12 @@ mod p_rules_and_clean_events;
 mod project;
 mod q_other_readers;
 mod r_streams_by_hand;
-mod s_projects_of_dbt;
 mod s_schedules;
 mod t_any_work;
 mod torture;
 mod u_killed_runs;
 mod v_models_that_keep_up;
+mod w_projects_of_dbt;
 
 use std::path::Path;
 use std::process::{Command, Output};
