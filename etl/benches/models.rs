@@ -63,8 +63,7 @@ async fn append(lake: &Lake, name: &TableName, from: i64, to: i64, random: &mut 
     while at < to {
         let end = (at + FILE).min(to);
         let mut writer = FileWriter::new(&table, table.schema().unwrap(), WriteOptions::default(), Utc::now());
-        for part in 0..(end - at).div_ceil(50_000) {
-            let begin = at + part * 50_000;
+        for begin in (at..end).step_by(50_000) {
             writer.write(&rows(begin, (begin + 50_000).min(end), random)).await.unwrap();
         }
         commit.actions.extend(writer.finish().await.unwrap().into_iter().map(Action::Add));
