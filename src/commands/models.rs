@@ -3,6 +3,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use serde::Serialize;
+use tidemill_etl::model::incremental::Class;
 use tidemill_etl::model::{self, Edge, End, Model, Project, Ran, Seed, Severity};
 use tidemill_etl::output::text_table;
 
@@ -123,6 +124,9 @@ struct BuiltRow {
     version: Option<u64>,
     rows: Option<u64>,
     unchanged: bool,
+    class: Option<Class>,
+    changed: Option<(u64, u64)>,
+    full_because: Option<String>,
     skipped_after: Option<String>,
     error: Option<String>,
 }
@@ -155,7 +159,9 @@ async fn build(context: &Context, house: &Lakehouse, choice: &Choice, jobs: Opti
         context.report.note(format_args!("{} found {} rows (it only warns)", outcome.check, count(outcome.rows)));
     }
     for ran in &ran {
-        if let End::Done { whole_because: Some(why), .. } = &ran.end {
+        if let End::Done { built: Some(built), .. } = &ran.end
+            && let Some(why) = &built.full_because
+        {
             context.report.note(format_args!("{} was computed whole: {why}", ran.name));
         }
     }
@@ -180,12 +186,19 @@ fn built_row(ran: &Ran) -> BuiltRow {
         version: None,
         rows: None,
         unchanged: false,
+        class: None,
+        changed: None,
+        full_because: None,
         skipped_after: None,
         error: None,
     };
     match &ran.end {
-        End::Done { version, rows, unchanged, .. } => {
+        End::Done { version, rows, unchanged, built } => {
             (row.version, row.rows, row.unchanged) = (*version, *rows, *unchanged);
+            if let Some(built) = built {
+                (row.class, row.changed) = (built.class, built.changed);
+                row.full_because.clone_from(&built.full_because);
+            }
         }
         End::Failed(error) => row.error = Some(error.to_string()),
         End::Skipped { after } => row.skipped_after = Some(after.clone()),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use tokio::task::JoinSet;
 
-use super::build::build;
+use super::build::{Built, build};
 use super::check::CheckOutcome;
 use super::project::{Materialization, Project, Selection};
 use super::seed::load_seed;
@@ -40,8 +40,8 @@ pub enum End {
         rows: Option<u64>,
         /// Whether nothing had to be done.
         unchanged: bool,
-        /// Why an incremental model was computed whole, if it was.
-        whole_because: Option<String>,
+        /// How a model's table was brought up to date, where a SELECT was run for it.
+        built: Option<Box<Built>>,
     },
     /// It could not be brought up to date; readers keep the version before.
     Failed(Error),
@@ -97,7 +97,7 @@ impl Runner<'_> {
                 if let Some(version) =
                     self.stamps.current(self.engine.lake(), &self.project, &name, key.as_deref()).await
                 {
-                    let end = End::Done { version, rows: None, unchanged: true, whole_because: None };
+                    let end = End::Done { version, rows: None, unchanged: true, built: None };
                     self.ended(&name, end, &mut open, &mut done, &mut told);
                     continue;
                 }
@@ -197,26 +197,17 @@ async fn one(engine: &Engine, project: &Project, name: &str, now: DateTime<Utc>)
             version: Some(loaded.version),
             rows: loaded.rows,
             unchanged: loaded.unchanged,
-            whole_because: None,
+            built: None,
         });
     }
     let Some(model) = project.models.get(name) else {
-        return Ok(End::Done { version: None, rows: None, unchanged: true, whole_because: None });
+        return Ok(End::Done { version: None, rows: None, unchanged: true, built: None });
     };
     if model.materialization == Materialization::Snapshot {
         let kept = snapshot(engine, project, model, now).await?;
-        return Ok(End::Done {
-            version: Some(kept.version),
-            rows: kept.rows,
-            unchanged: kept.unchanged,
-            whole_because: None,
-        });
+        return Ok(End::Done { version: Some(kept.version), rows: kept.rows, unchanged: kept.unchanged, built: None });
     }
     let built = build(engine, project, model, now).await?;
-    Ok(End::Done {
-        version: built.version,
-        rows: built.rows,
-        unchanged: built.unchanged,
-        whole_because: built.full_because,
-    })
+    let (version, rows, unchanged) = (built.version, built.rows, built.unchanged);
+    Ok(End::Done { version, rows, unchanged, built: Some(Box::new(built)) })
 }
