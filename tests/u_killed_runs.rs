@@ -81,7 +81,7 @@ fn a_chain_of_forty_succeeds_whatever_is_killed() {
     // Each notes that it ran: a task whose end was recorded must not do so again, one that was under way may.
     let chain = (0..40).map(|number| {
         let after = if number == 0 { String::new() } else { format!("after = \"t{}\"\n", number - 1) };
-        format!("[tasks.t{number}]\nkind = \"shell\"\ncommand = \"echo {number} >> ran\"\n{after}")
+        format!("[tasks.t{number}]\nkind = \"shell\"\ncommand = \"echo {number} >> ran; sleep 0.06\"\n{after}")
     });
     project.write("dags/chain.toml", chain.collect::<Vec<_>>().concat());
 
@@ -99,9 +99,11 @@ fn a_chain_of_forty_succeeds_whatever_is_killed() {
 #[test]
 fn a_fan_of_two_hundred_succeeds_whatever_is_killed() {
     let project = Project::new();
-    let fan = (0..200)
-        .map(|number| format!("[tasks.t{number}]\nkind = \"shell\"\ncommand = \"echo {number} > ran-{number}\"\n"));
-    project.write("dags/fan.toml", fan.collect::<Vec<_>>().concat());
+    let fan = (0..200).map(|number| {
+        format!("[tasks.t{number}]\nkind = \"shell\"\ncommand = \"echo {number} > ran-{number}; sleep 0.05\"\n")
+    });
+    // A few at a time, so that one life is too short for all.
+    project.write("dags/fan.toml", format!("max_active_tasks = 4\n\n{}", fan.collect::<Vec<_>>().concat()));
 
     let kills = survive(&project, "fan", 4_181);
 
