@@ -59,8 +59,6 @@ fn kill_at(world: &mut World, point: &str, scene: Scene) -> bool {
         Scene::Plain | Scene::Fresh => {}
         Scene::Evolving => world.new_writer(),
         Scene::Gap => {
-            // A stream that has never met a record has not begun, and cannot have lost one.
-            world.produce(20, 0);
             world.drain();
             world.produce(200, 0);
             world.pass_over(1, 20);

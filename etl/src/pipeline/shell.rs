@@ -180,6 +180,11 @@ impl<'a> Round<'a> {
             fenced: false,
         });
         committer.record_gaps(&gaps).await?;
+        // A stream begins where it is first opened, also if nothing is there yet: what is deleted from then on is a gap.
+        if committer.holding.values().any(|held| held.committed.is_none()) && !committer.take_over().await? {
+            let (table, version) = (landing.table.to_string(), committer.table.version());
+            return Err(TableError::Conflict { table, version }.into());
+        }
         committer.tell();
         let drained = landing.drain && assignments.iter().all(|one| one.to.is_some_and(|to| one.from >= to));
         hit("land.before_open").await;
