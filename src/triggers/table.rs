@@ -90,16 +90,49 @@ async fn look(runner: &Runner, watched: &Watched, known: &mut BTreeMap<(String, 
     Ok(())
 }
 
-/// The version to go on from: the last recorded one, or what is there now, which is recorded as past.
+/// Where to go on.
+#[derive(Debug, PartialEq, Eq)]
+enum Begin {
+    /// Behind this version.
+    Behind(i64),
+    /// With this one, which is an event.
+    With(i64),
+    /// Behind this one, which was there before the trigger.
+    First(i64),
+}
+
+/// Decides it from the version that was recorded last, the newest one (-1: there is no table) and whether the version
+/// behind the recorded one is still in the log. A log that was cleaned meanwhile, or a table that was made anew, does not
+/// have it: then the newest version stands for all of them.
+fn beginning(recorded: Option<i64>, newest: i64, next_is_there: bool) -> Begin {
+    match recorded {
+        None => Begin::First(newest),
+        Some(last) if last == newest || (last < newest && next_is_there) => Begin::Behind(last),
+        Some(_) if newest < 0 => Begin::Behind(newest),
+        Some(_) => Begin::With(newest),
+    }
+}
+
+/// The version to go on from.
 async fn begin(runner: &Runner, lake: &Lake, dag: &str, trigger: u32, name: &TableName) -> Result<i64> {
     let last = runner.history.last_event(dag, trigger).map_err(OrchestratorError::from)?;
-    let recorded = last.as_deref().and_then(|key| key.strip_prefix(&format!("{name}@"))?.parse().ok());
-    if let Some(last) = recorded {
-        return Ok(last);
+    let recorded: Option<i64> = last.as_deref().and_then(|key| key.strip_prefix(&format!("{name}@"))?.parse().ok());
+    let newest = lake.try_table(name).await?.map_or(-1, |table| i64::try_from(table.version()).unwrap_or(-1));
+    let next_is_there = match recorded {
+        Some(last) => has_version(lake, name, last + 1).await?,
+        None => false,
+    };
+    match beginning(recorded, newest, next_is_there) {
+        Begin::Behind(version) => Ok(version),
+        Begin::With(version) => {
+            record(runner, dag, trigger, &name.to_string(), version, false)?;
+            Ok(version)
+        }
+        Begin::First(version) => {
+            record(runner, dag, trigger, &name.to_string(), version, true)?;
+            Ok(version)
+        }
     }
-    let now = lake.try_table(name).await?.map_or(-1, |table| i64::try_from(table.version()).unwrap_or(-1));
-    record(runner, dag, trigger, &name.to_string(), now, true)?;
-    Ok(now)
 }
 
 fn record(runner: &Runner, dag: &str, trigger: u32, table: &str, version: i64, past: bool) -> Result<()> {
@@ -122,5 +155,27 @@ async fn has_version(lake: &Lake, name: &TableName, version: i64) -> Result<bool
         Err(object_store::Error::NotFound { .. }) => Ok(false),
         Err(error) => Err(crate::failure::Failure::new("X0002", format!("cannot look for versions of `{name}`"))
             .why(error.to_string())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cleaned_log_or_a_table_made_anew_stops_no_trigger() {
+        for (recorded, newest, next_is_there, wanted) in [
+            (None, 7, false, Begin::First(7)),
+            (None, -1, false, Begin::First(-1)),
+            (Some(7), 7, false, Begin::Behind(7)),
+            (Some(7), 9, true, Begin::Behind(7)),
+            // Versions 8 and on were cleaned away up to 40; what is left is told once.
+            (Some(7), 41, false, Begin::With(41)),
+            // Dropped, and dropped and made again.
+            (Some(7), -1, false, Begin::Behind(-1)),
+            (Some(7), 2, false, Begin::With(2)),
+        ] {
+            assert_eq!(beginning(recorded, newest, next_is_there), wanted, "{recorded:?}, {newest}, {next_is_there}");
+        }
     }
 }
