@@ -8,6 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{IsError, KafkaError, RDKafkaErrorCode};
 use rdkafka::metadata::{Metadata, MetadataTopic};
+use rdkafka::topic_partition_list::TopicPartitionListElem;
 use rdkafka::{Offset as At, TopicPartitionList};
 
 use super::heard::Heard;
@@ -131,6 +132,23 @@ impl Kafka {
                 _ => std::thread::sleep(Duration::from_millis(50)),
             }
         }
+    }
+
+    /// Returns the last stable offset of each partition, if they can be had now.
+    pub(super) fn stable_ends<'a>(
+        &self,
+        partitions: impl Iterator<Item = &'a TopicPartition>,
+    ) -> Option<HashMap<TopicPartition, Offset>> {
+        let mut list = TopicPartitionList::new();
+        for at in partitions {
+            list.add_partition_offset(&at.topic, at.partition, At::End).ok()?;
+        }
+        let found = self.asking.offsets_for_times(list, ASK).ok()?;
+        let end = |element: &TopicPartitionListElem<'_>| {
+            element.error().ok()?;
+            Some((TopicPartition::new(element.topic(), element.partition()), element.offset().to_raw()?))
+        };
+        found.elements().iter().map(end).collect()
     }
 
     pub(super) fn bounds(&self, topic: &str) -> Result<Vec<Bounds>, BrokerError> {

@@ -4,7 +4,12 @@
 //! transaction as the records. It is read back after `init_transactions()`, which ends what an older holder left
 //! open and fences it; so what we read then is final. The read goes to the *high watermark*, not to the last stable
 //! offset: another publisher's open transaction may hold the latter back before our own committed progress.
-use std::sync::{Arc, Mutex, PoisonError};
+//!
+//! A commit is durable when the coordinator says so, but readers see it only once its marker is in every partition, which
+//! the coordinator writes afterwards. Who publishes and then reads to the end must find what was published, so a commit
+//! waits for its markers: until each partition's last stable offset lies behind our last record.
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
@@ -13,6 +18,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::Message;
 use rdkafka::producer::{DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 
 use super::client::{Kafka, KafkaBroker};
@@ -29,6 +35,9 @@ use crate::topic::{Assignment, Broker, BrokerError, Publisher};
 const PROGRESS: &str = "_tidemill.progress";
 /// How long the coordinator may take. A new cluster makes its transaction log first.
 const COORDINATOR: Duration = Duration::from_mins(1);
+/// How long a commit waits for its markers, and how long between two looks. Another publisher's open transaction may hide
+/// what is committed for longer; nothing is lost by going on.
+const MARKERS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_millis(5));
 /// How long another publisher's open transaction may hide progress: Kafka's default timeout and some.
 const OTHERS: Duration = Duration::from_secs(90);
 
@@ -133,9 +142,9 @@ async fn read_progress(broker: &KafkaBroker, name: &str, end: i64) -> Result<Opt
 struct Step {
     kafka: Arc<Kafka>,
     name: String,
-    producer: ThreadedProducer<Failures>,
+    producer: ThreadedProducer<Deliveries>,
     heard: Heard,
-    failed: Arc<Mutex<Option<KafkaError>>>,
+    written: Arc<Mutex<Written>>,
     open: bool,
     /// Why this holder can do nothing any more.
     ended: Option<BrokerError>,
@@ -144,13 +153,14 @@ struct Step {
 impl Step {
     fn open(kafka: Arc<Kafka>, name: String) -> Result<Self, BrokerError> {
         let heard = Heard::new(&kafka.settings);
-        let failed = Arc::new(Mutex::default());
+        let written = Arc::new(Mutex::default());
         let mut config = kafka.settings.producer()?;
         config.set("transactional.id", format!("tidemill-{name}"));
-        let failures = Failures { heard: heard.clone(), failed: Arc::clone(&failed) };
-        let producer: ThreadedProducer<Failures> =
-            config.create_with_context(failures).map_err(|error| heard.explain(&error, "opening a publisher", None))?;
-        let step = Self { kafka, name, producer, heard, failed, open: false, ended: None };
+        let deliveries = Deliveries { heard: heard.clone(), written: Arc::clone(&written) };
+        let producer: ThreadedProducer<Deliveries> = config
+            .create_with_context(deliveries)
+            .map_err(|error| heard.explain(&error, "opening a publisher", None))?;
+        let step = Self { kafka, name, producer, heard, written, open: false, ended: None };
         step.again(COORDINATOR, Producer::init_transactions).map_err(|error| {
             if fenced(&error) {
                 return BrokerError::Fenced { publisher: step.name.clone() };
@@ -176,7 +186,7 @@ impl Step {
     fn again(
         &self,
         patience: Duration,
-        call: impl Fn(&ThreadedProducer<Failures>, Duration) -> Result<(), KafkaError>,
+        call: impl Fn(&ThreadedProducer<Deliveries>, Duration) -> Result<(), KafkaError>,
     ) -> Result<(), KafkaError> {
         let deadline = Instant::now() + patience;
         loop {
@@ -189,7 +199,7 @@ impl Step {
 
     fn begin(&mut self) -> Result<(), BrokerError> {
         if !self.open {
-            *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = None;
+            *self.written() = Written::default();
             self.producer.begin_transaction().map_err(|error| self.give_up(&error))?;
             self.open = true;
         }
@@ -205,7 +215,7 @@ impl Step {
                 return Err(self.give_up(&error));
             }
         }
-        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let failed = self.written().failed.clone();
         failed.map_or(Ok(()), |error| Err(self.give_up(&error)))
     }
 
@@ -219,6 +229,7 @@ impl Step {
         match self.again(COORDINATOR, Producer::commit_transaction) {
             Ok(()) => {
                 self.open = false;
+                self.wait_for_markers();
                 Ok(())
             }
             Err(KafkaError::Transaction(error)) if error.is_retriable() => Err(self.unknown(&error.to_string())),
@@ -227,6 +238,21 @@ impl Step {
             }
             Err(error) => Err(self.give_up(&error)),
         }
+    }
+
+    /// Waits until readers can see what was just committed.
+    fn wait_for_markers(&self) {
+        let last = std::mem::take(&mut self.written().last);
+        let deadline = Instant::now() + MARKERS.0;
+        let seen =
+            || self.kafka.stable_ends(last.keys()).is_some_and(|ends| last.iter().all(|(at, last)| ends[at] > *last));
+        while !last.is_empty() && !seen() && Instant::now() < deadline {
+            std::thread::sleep(MARKERS.1);
+        }
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn abort(&mut self) -> Result<(), BrokerError> {
@@ -243,7 +269,7 @@ impl Step {
         if let Some(ended) = self.ended_by(error) {
             return ended;
         }
-        let first = self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let first = self.written().failed.clone();
         if let Err(ended) = self.abort() {
             return ended;
         }
@@ -282,13 +308,22 @@ fn fencing(code: RDKafkaErrorCode) -> bool {
     matches!(code, Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
 }
 
-/// Notes the first record that could not be written.
-struct Failures {
-    heard: Heard,
-    failed: Arc<Mutex<Option<KafkaError>>>,
+/// What became of the records of the open transaction.
+#[derive(Default)]
+struct Written {
+    /// Why the first one that could not be written could not.
+    failed: Option<KafkaError>,
+    /// The last offset of each partition.
+    last: HashMap<TopicPartition, i64>,
 }
 
-impl ClientContext for Failures {
+/// Notes what became of each record.
+struct Deliveries {
+    heard: Heard,
+    written: Arc<Mutex<Written>>,
+}
+
+impl ClientContext for Deliveries {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
         self.heard.note(level, facility, line);
     }
@@ -298,12 +333,18 @@ impl ClientContext for Failures {
     }
 }
 
-impl ProducerContext for Failures {
+impl ProducerContext for Deliveries {
     type DeliveryOpaque = ();
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            self.failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_with(|| error.clone());
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(record) => {
+                written.last.insert(TopicPartition::new(record.topic(), record.partition()), record.offset());
+            }
+            Err((error, _)) => {
+                written.failed.get_or_insert_with(|| error.clone());
+            }
         }
     }
 }
