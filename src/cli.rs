@@ -142,6 +142,28 @@ pub(crate) enum Command {
         /// The code, or none to list them all
         code: Option<String>,
     },
+    /// Try every connection, right and file that the project needs; exit code 4 if one fails
+    #[command(after_help = "Example: tidemill doctor")]
+    Doctor,
+    /// Copy the history and the embedded topics into a new folder, while everything runs
+    #[command(
+        after_help = "The lake and the warehouse are not in it.\n\nExample: tidemill backup /backups/shop-2026-01-05"
+    )]
+    Backup {
+        /// The folder; it is created, and must be empty
+        to: PathBuf,
+    },
+    /// Put a backup in place of the project's history and embedded topics
+    #[command(
+        after_help = "Topics that are older than what the lake has of them are refused by their streams: see `tidemill streams reset`.\n\nExample: tidemill restore /backups/shop-2026-01-05 --replace"
+    )]
+    Restore {
+        /// The folder that `tidemill backup` made
+        from: PathBuf,
+        /// Put aside what is there
+        #[arg(long)]
+        replace: bool,
+    },
     /// Say whether a running `tidemill up` answers
     #[command(after_help = "Example: tidemill health && echo well")]
     Health,
@@ -751,6 +773,16 @@ pub(crate) enum Models {
         /// How many at the same time; without it, one a core
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
         jobs: Option<u16>,
+    },
+    /// List what was published together: the versions of tables that readers saw, and see
+    #[command(after_help = "Example: tidemill models publications")]
+    Publications,
+    /// Show readers again what an earlier publication showed: its tables are restored with their progress
+    #[command(after_help = "Example: tidemill models rollback --to 41")]
+    Rollback {
+        /// The publication; without it, the one before the newest
+        #[arg(long)]
+        to: Option<u64>,
     },
     /// Run the checks of models over their tables; exit code 5 if one finds rows
     #[command(after_help = "Example: tidemill models test --select tag:nightly")]

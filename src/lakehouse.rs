@@ -131,18 +131,23 @@ impl Lakehouse {
     }
 
     /// Loads the seeds and builds the models that were chosen, `jobs` at a time or one a core, and tells the keeper.
+    /// Readers see them as `showing` says; what the run itself reads of the tables it builds is always the newest.
     pub(crate) async fn bring_up_to_date(
         &self,
         engine: &Engine,
         models: &Arc<model::Project>,
         chosen: &model::Selection<'_>,
         jobs: Option<usize>,
+        showing: model::Showing<'_>,
         stop: &(dyn Fn() -> bool + Sync),
         told: impl FnMut(&model::Ran, Vec<model::CheckOutcome>) + Send,
     ) -> Result<Vec<model::Ran>> {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let clock = Arc::clone(&self.clock);
         let now = move || clock.now();
+        let lake = self.lake().await?;
+        let shown = lake.publication().await?.without(model::stored(chosen));
+        let engine = &engine.with_publication(shown);
         let mut stamps = model::Stamps::read(&self.project.state("models.json")?);
         let mut runner = model::Runner {
             engine,
@@ -156,6 +161,9 @@ impl Lakehouse {
         // It only saves time: that it could not be written is no failure.
         if let Err(error) = stamps.write() {
             tracing::warn!(%error, "what was built could not be remembered");
+        }
+        if let Some(made) = model::show(lake, chosen, &ran, showing, self.clock.now()).await? {
+            tracing::info!(publication = made.number, tables = made.tables.len(), "published together");
         }
         Ok(ran)
     }

@@ -30,6 +30,8 @@ mod torture;
 mod u_killed_runs;
 mod v_models_that_keep_up;
 mod w_projects_of_dbt;
+mod x_published_together;
+mod y_week_one;
 
 use std::path::Path;
 use std::process::{Command, Output};

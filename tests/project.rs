@@ -2,7 +2,8 @@
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -78,6 +79,35 @@ impl Project {
         let ran = self.run(arguments);
         assert_eq!(ran.code, Some(code), "tidemill {}\n{}{}", arguments.join(" "), ran.out, ran.err);
         ran.err
+    }
+
+    /// Starts a command and waits until it stands still at the failpoint `place`; it goes on once there is a file `go` in the
+    /// folder.
+    pub(crate) fn stopped_at(&self, place: &str, arguments: &[&str]) -> (Child, TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut child = self
+            .command(arguments)
+            .env("TIDEMILL_FAILPOINT", format!("{place}:1:{}", folder.path().display()))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let begun = Instant::now();
+        while !folder.path().join("reached").exists() {
+            assert!(child.try_wait().unwrap().is_none(), "{place}: it ended by itself");
+            assert!(begun.elapsed() < Duration::from_mins(1), "{place} is never reached");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        (child, folder)
+    }
+
+    /// Starts a command, and kills it when it has come to `place` and `meanwhile` is done.
+    pub(crate) fn killed_at(&self, place: &str, arguments: &[&str], meanwhile: impl FnOnce()) {
+        let (mut child, _folder) = self.stopped_at(place, arguments);
+        meanwhile();
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     /// Runs a command that must work; gives what it prints as JSON.

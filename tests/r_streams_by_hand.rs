@@ -133,29 +133,6 @@ fn dead_letters_are_counted_shown_and_replayed_once() {
     assert_eq!(clicks.verify(0)["different"], 0);
 }
 
-/// Starts a command, and kills it when it has come to `place` and `meanwhile` is done.
-fn killed_at(clicks: &Clicks, place: &str, command: &[&str], meanwhile: impl FnOnce()) {
-    let folder = tempfile::tempdir().unwrap();
-    let mut child = clicks
-        .project
-        .command(command)
-        .env("TIDEMILL_FAILPOINT", format!("{place}:1:{}", folder.path().display()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let begun = Instant::now();
-    while !folder.path().join("reached").exists() {
-        assert!(child.try_wait().unwrap().is_none(), "{place}: it ended by itself");
-        assert!(begun.elapsed() < Duration::from_mins(1), "{place} is never reached");
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    meanwhile();
-    child.kill().unwrap();
-    child.wait().unwrap();
-}
-
 #[test]
 fn a_replay_that_is_killed_goes_on_at_the_next() {
     for place in ["replay.before_commit", "replay.after_commit", "dead_letter.before_mark", "dead_letter.after_mark"] {
@@ -169,7 +146,7 @@ fn a_replay_that_is_killed_goes_on_at_the_next() {
                 clicks.project.ok(&["dead-letters", "replay"]);
             }
         };
-        killed_at(&clicks, place, &["dead-letters", "replay"], beside);
+        clicks.project.killed_at(place, &["dead-letters", "replay"], beside);
 
         clicks.project.ok(&["dead-letters", "replay"]);
 
@@ -187,7 +164,7 @@ fn a_reset_that_is_killed_is_done_or_not() {
         clicks.produce(30);
         clicks.drain();
 
-        killed_at(&clicks, place, &reset, || ());
+        clicks.project.killed_at(place, &reset, || ());
 
         assert_eq!(clicks.rows(), rows_then, "{place}");
         clicks.drain();
@@ -217,7 +194,7 @@ fn a_swap_that_is_killed_is_done_or_not() {
         let land = ["streams", "backfill", "clicks", "land", "--from", "earliest", "--to", "latest"];
         clicks.project.ok(&[land.as_slice(), &topic].concat());
 
-        killed_at(&clicks, place, &swap, || ());
+        clicks.project.killed_at(place, &swap, || ());
 
         assert_eq!((clicks.rows(), at(&clicks)), ([24, 24], swapped), "{place}");
         clicks.project.ok(&swap);
@@ -234,21 +211,7 @@ fn a_replay_that_stood_still_does_not_double_what_another_did() {
     clicks.produce(30);
     clicks.drain();
     clicks.mend();
-    let folder = tempfile::tempdir().unwrap();
-    let slow = clicks
-        .project
-        .command(&["--json", "dead-letters", "replay"])
-        .env("TIDEMILL_FAILPOINT", format!("replay.before_commit:1:{}", folder.path().display()))
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let begun = Instant::now();
-    while !folder.path().join("reached").exists() {
-        assert!(begun.elapsed() < Duration::from_mins(1), "it never gets there");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    let (slow, folder) = clicks.project.stopped_at("replay.before_commit", &["--json", "dead-letters", "replay"]);
     clicks.project.ok(&["dead-letters", "replay"]);
 
     std::fs::write(folder.path().join("go"), "").unwrap();

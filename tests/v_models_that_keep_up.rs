@@ -84,3 +84,103 @@ fn a_restored_table_reads_again_what_it_forgot() {
     project.ok(&["models", "verify", "worth"]);
     project.fails(2, &["models", "verify", "worht"]);
 }
+
+/// A project of these seeds and models.
+fn of(seeds: &[(&str, &str)], models: &[(&str, &str)]) -> Project {
+    let project = Project::new();
+    std::fs::remove_dir_all(project.root().join("sql")).unwrap();
+    for (name, rows) in seeds {
+        project.write(&format!("sql/seeds/{name}.csv"), rows);
+    }
+    for (name, text) in models {
+        project.write(&format!("sql/{name}.sql"), text);
+    }
+    project
+}
+
+const INCREMENTAL: &str = "{{ config(materialized='incremental') }}\n";
+
+#[test]
+fn a_join_of_columns_with_one_name_loses_no_row() {
+    let seeds = [("t", "id,k\n1,x\n2,y\n3,z\n"), ("u", "id,k\n1,a\n2,b\n3,c\n"), ("d", "k,n\na,1\nc,2\n")];
+    let project = of(&seeds, &[]);
+    project.ok(&["models", "build"]);
+
+    let three = "select t.k tk, u.k uk, d.n from gold.t join gold.u on t.id = u.id join gold.d on d.k = u.k order by 1";
+    let within =
+        "select t.k tk, u.k uk from gold.t join gold.u on t.id = u.id where u.k in (select k from gold.d) order by 1";
+
+    assert_eq!(project.rows(three), json!([{ "tk": "x", "uk": "a", "n": 1 }, { "tk": "z", "uk": "c", "n": 2 }]));
+    assert_eq!(project.rows(within), json!([{ "tk": "x", "uk": "a" }, { "tk": "z", "uk": "c" }]));
+}
+
+#[test]
+fn what_a_plan_does_not_show_counts_too() {
+    let values = |last: &str| {
+        format!("select * from (values (1,'a'),(2,'b'),(3,'c'),(4,'d'),(5,'e'),(6,'f'),(7,'{last}')) as x(id, name)\n")
+    };
+    let project = of(&[], &[("plain", &values("g")), ("kept", &format!("{INCREMENTAL}{}", values("g")))]);
+    project.ok(&["models", "build"]);
+
+    project.write("sql/plain.sql", values("h"));
+    project.write("sql/kept.sql", format!("{INCREMENTAL}-- another last one\n{}", values("h")));
+    project.ok(&["models", "build"]);
+
+    for table in ["plain", "kept"] {
+        assert_eq!(project.value(&format!("select name from gold.{table} where id = 7")), json!("h"), "{table}");
+        let version = project.version(&format!("gold.{table}"));
+        let text = std::fs::read_to_string(project.root().join(format!("sql/{table}.sql"))).unwrap();
+        project.write(&format!("sql/{table}.sql"), text.replace("select *", "SELECT  * -- all\n"));
+        project.ok(&["models", "build"]);
+        assert_eq!(project.version(&format!("gold.{table}")), version, "{table}: comments and format rebuild nothing");
+    }
+}
+
+#[test]
+fn a_model_kept_in_another_way_meanwhile_is_computed_whole() {
+    let first = format!("{INCREMENTAL}select id, v as x from {{{{ ref('t') }}}}\n");
+    let project = of(&[("t", "id,v\n1,1\n2,2\n")], &[("flip", &first)]);
+    project.ok(&["models", "build"]);
+    project.write("sql/flip.sql", "select id, v * 100 as x from {{ ref('t') }}\n");
+    project.ok(&["models", "build"]);
+    assert_eq!(project.value("select sum(x) from gold.flip"), json!(300));
+
+    project.write("sql/flip.sql", &first);
+    project.ok(&["models", "build"]);
+
+    assert_eq!(project.value("select sum(x) from gold.flip"), json!(3));
+    project.ok(&["models", "verify", "flip"]);
+}
+
+#[test]
+fn a_total_beside_other_rows_is_there_once() {
+    let text = format!(
+        "{INCREMENTAL}select k, n, count(*) over (partition by k) as c from (select 'total' as k, count(*) as n from \
+         {{{{ ref('t') }}}} union all select k, v as n from {{{{ ref('u') }}}})\n"
+    );
+    let project = of(&[("t", "id\n1\n2\n3\n"), ("u", "k,v\na,1\nb,2\nc,3\n")], &[("totals", &text)]);
+    project.ok(&["models", "build"]);
+    project.write("sql/seeds/u.csv", "k,v\na,1\nb,2\nc,3\nb,5\n");
+
+    project.ok(&["models", "build"]);
+
+    assert_eq!(project.count("gold.totals"), 5);
+    project.ok(&["models", "verify", "totals"]);
+}
+
+#[test]
+fn what_gives_something_else_each_time_is_never_up_to_date() {
+    let project = of(
+        &[("t", "id\n1\n")],
+        &[("at", "select id, now() as built_at from {{ ref('t') }}\n"), ("still", "select id from {{ ref('t') }}\n")],
+    );
+    project.ok(&["models", "build"]);
+    let (at, still) = (project.version("gold.at"), project.version("gold.still"));
+
+    project.ok(&["models", "build"]);
+
+    assert_eq!((project.version("gold.at"), project.version("gold.still")), (at + 1, still));
+    let found = project.json(&["--json", "models", "check"]);
+    assert_eq!((found.as_array().unwrap().len(), &found[0]["warning"]), (1, &json!(true)), "{found}");
+    assert!(found[0]["what"].as_str().unwrap().contains("now"), "{found}");
+}

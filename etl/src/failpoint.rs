@@ -55,6 +55,8 @@ pub const POINTS: &[&str] = &[
     "reset.after_commit",
     "swap.before_commit",
     "swap.after_commit",
+    "publication.before_put",
+    "publication.after_put",
 ];
 
 /// How often a process that stands still looks for its `go`.

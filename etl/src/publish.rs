@@ -162,7 +162,9 @@ pub async fn publish(
     work: &Publish,
     stop: &CancellationToken,
 ) -> Result<Published> {
-    let table = engine.lake().table(&work.table).await?;
+    let Some(table) = engine.table(&work.table).await? else {
+        return Err(engine.lake().missing(&work.table).await?.into());
+    };
     let opened = Opened::of(registry, work).await?;
     broker.create(&work.topic, 1).await?;
     let mut publisher = broker.publisher(&work.name).await?;

@@ -30,6 +30,12 @@ pub(super) async fn run(context: &Context) -> Result<Exit> {
     Ok(Exit::Done)
 }
 
+/// Whether a healthy `tidemill up` answers there.
+pub(super) async fn answers(listen: SocketAddr) -> bool {
+    let answer = tokio::time::timeout(PATIENCE, get(reachable(listen))).await;
+    answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200 ")))
+}
+
 /// An address that listens everywhere is asked on loopback.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {

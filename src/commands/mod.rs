@@ -1,11 +1,13 @@
 //! One function per command. Each gets the [`Context`], does its work and says how the process ends.
 mod backfill;
+mod backup;
 mod completions;
 mod dag_backfill;
 mod dag_test;
 mod dags;
 mod dead_letters;
 mod demo;
+mod doctor;
 mod explain;
 mod generate;
 mod health;
@@ -66,6 +68,9 @@ pub(crate) async fn run(context: &Context, command: Command) -> Result<Exit> {
         Command::Init { dir, pipeline } => init::run(context, &dir, &pipeline),
         Command::Explain { code } => explain::run(context, code.as_deref()),
         Command::Settings { prefix } => settings::run(context, prefix.as_deref()),
+        Command::Doctor => Box::pin(doctor::run(context)).await,
+        Command::Backup { to } => backup::backup(context, &to),
+        Command::Restore { from, replace } => backup::restore(context, &from, replace).await,
         Command::Health => health::run(context).await,
         Command::Completions { shell } => completions::run(context, shell),
         Command::Demo(demo) => Box::pin(demo::run(context, &demo)).await,

@@ -6,6 +6,7 @@ use serde::Serialize;
 use tidemill_etl::model::incremental::Class;
 use tidemill_etl::model::{self, Edge, End, Model, Project, Ran, Seed, Severity};
 use tidemill_etl::output::text_table;
+use tidemill_etl::table;
 
 use super::{Context, model_explain};
 use crate::cli::{Checks, Choice, Models};
@@ -45,6 +46,8 @@ pub(super) async fn run(context: &Context, command: &Models) -> Result<Exit> {
         }
         Models::Lineage { what } => lineage(context, &house, what).await,
         Models::Explain { model } => model_explain::explained(context, model).await,
+        Models::Publications => publications(context, &house).await,
+        Models::Rollback { to } => rollback(context, &house, *to).await,
         Models::Verify { model, engine } => model_explain::verified(context, model, *engine).await,
     }
 }
@@ -142,11 +145,19 @@ async fn build(context: &Context, house: &Lakehouse, choice: &Choice, jobs: Opti
     let bar = context.report.bar("models", Some(total as u64), Unit::Things);
     let mut warned = Vec::new();
     let ran = house
-        .bring_up_to_date(&engine, &models, &chosen, jobs.map(usize::from), &|| false, |ran, found| {
-            bar.say(&ran.name);
-            bar.advance(1);
-            warned.extend(found);
-        })
+        .bring_up_to_date(
+            &engine,
+            &models,
+            &chosen,
+            jobs.map(usize::from),
+            model::Showing::Each { by: None },
+            &|| false,
+            |ran, found| {
+                bar.say(&ran.name);
+                bar.advance(1);
+                warned.extend(found);
+            },
+        )
         .await?;
     let rebuilt = ran.iter().filter(|ran| matches!(ran.end, End::Done { unchanged: false, .. })).count();
     let failed = ran.iter().filter(|ran| !matches!(ran.end, End::Done { .. })).count();
@@ -204,6 +215,57 @@ fn built_row(ran: &Ran) -> BuiltRow {
         End::Skipped { after } => row.skipped_after = Some(after.clone()),
     }
     row
+}
+
+/// Publications that are listed, the newest ones.
+const LISTED: usize = 20;
+
+#[derive(Serialize)]
+struct PublicationRow {
+    publication: u64,
+    at: String,
+    by: String,
+    tables: String,
+}
+
+async fn publications(context: &Context, house: &Lakehouse) -> Result<Exit> {
+    let lake = house.lake().await?;
+    let mut rows = Vec::new();
+    for number in lake.publications().await?.into_iter().rev().take(LISTED) {
+        let Some(found) = lake.publication_at(number).await? else { continue };
+        let tables = found.tables.iter().map(|(name, shown)| format!("{name}@{}", shown.version));
+        rows.push(PublicationRow {
+            publication: number,
+            at: found.at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
+            by: found.why,
+            tables: tables.collect::<Vec<_>>().join(", "),
+        });
+    }
+    context.report.rows(&rows)?;
+    if rows.is_empty() {
+        context
+            .report
+            .note(format_args!("nothing was published together yet: `atomic = true` on a `models` task does it"));
+    }
+    Ok(Exit::Done)
+}
+
+async fn rollback(context: &Context, house: &Lakehouse, to: Option<u64>) -> Result<Exit> {
+    let lake = house.lake().await?;
+    let done = table::rollback(lake, to, house.clock.now()).await?;
+    let keeper = house.keeper().await?;
+    for (name, version) in &done.restored {
+        keeper.committed(&name.parse().map_err(tidemill_etl::Error::from)?, *version);
+    }
+    if context.report.json() {
+        context.report.rows(std::slice::from_ref(&done))?;
+    }
+    let (number, to, tables) = (done.publication, done.to, done.restored.len());
+    context.report.note(format_args!("publication {number} shows what {to} did; {tables} tables were restored"));
+    context.report.note(format_args!(
+        "the next build brings them up to date again: pause its DAG, or mend the model, before that"
+    ));
+    Ok(Exit::Done)
 }
 
 async fn lineage(context: &Context, house: &Lakehouse, what: &str) -> Result<Exit> {

@@ -149,7 +149,10 @@ impl Work for Settings {
             if context.cancel.is_cancelled() {
                 return Err(super::models::stopped().into());
             }
-            let source = lake.table(&name).await?;
+            let source = match engine.table(&name).await? {
+                Some(source) => source,
+                None => lake.table(&name).await?,
+            };
             let keys =
                 models.models.values().find(|m| m.table == name).map(|m| m.unique_key.clone()).unwrap_or_default();
             let load = Load {

@@ -90,7 +90,7 @@ impl Settings {
         let done = table::optimize(&lake.table(name).await?, &compaction, context.now, &context.cancel).await?;
         let newest = lake.table(name).await?;
         table::checkpoint(&newest).await?;
-        table::clean_log(&newest, policy.log_retention, context.now).await?;
+        table::clean_log(lake, &newest, policy.log_retention, context.now).await?;
         sums.removed += done.removed;
         sums.added += done.added;
         if self.vacuum {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use tidemill_etl::model::End;
+use tidemill_etl::model::{End, Showing};
 use tidemill_orchestrator::{KindSpec, Outcome, Shape, TaskContext, TaskError};
 
 use super::{Failed, Kind, Work, count, key, read};
@@ -18,6 +18,7 @@ pub(super) const KIND: Kind = Kind {
         about: "seeds and SQL models: rebuilt where the SELECT or an input has changed",
         keys: &[
             key("select", Shape::ListOfText, "names, folders, tag:, path:, source:; +name, name+; without it, all"),
+            key("atomic", Shape::Bool, "readers see all these tables' new versions together, once all are built"),
             key("exclude", Shape::ListOfText, "the same; what these name is left out"),
         ],
     },
@@ -28,6 +29,8 @@ pub(super) const KIND: Kind = Kind {
 struct Settings {
     #[serde(default)]
     select: Vec<String>,
+    #[serde(default)]
+    atomic: bool,
     #[serde(default)]
     exclude: Vec<String>,
 }
@@ -47,8 +50,10 @@ impl Work for Settings {
         let mut rows = 0;
         let mut done = 0;
         let stop = || context.cancel.is_cancelled();
+        let by = format!("{}.{}", context.dag, context.task);
+        let showing = if self.atomic { Showing::Together { by: &by } } else { Showing::Each { by: Some(&by) } };
         let ran = house
-            .bring_up_to_date(&engine, &project, &chosen, None, &stop, |ran, found| {
+            .bring_up_to_date(&engine, &project, &chosen, None, showing, &stop, |ran, found| {
                 done += 1;
                 context.progress.report(done, Some(total), "models");
                 for outcome in found {

@@ -81,7 +81,16 @@ async fn look(runner: &Runner, watched: &Watched, known: &mut BTreeMap<(String, 
         };
         known.insert(key.clone(), (table.clone(), last));
         let mut next = last + 1;
+        let mut shown = None;
         while has_version(lake, &name, next).await? {
+            // What is published together is new when readers see it.
+            let upto = match shown {
+                Some(upto) => upto,
+                None => *shown.insert(shown_upto(lake, &name).await?),
+            };
+            if next > upto {
+                break;
+            }
             record(runner, dag, *trigger, table, next, false)?;
             known.insert(key.clone(), (table.clone(), next));
             next += 1;
@@ -118,6 +127,7 @@ async fn begin(runner: &Runner, lake: &Lake, dag: &str, trigger: u32, name: &Tab
     let last = runner.history.last_event(dag, trigger).map_err(OrchestratorError::from)?;
     let recorded: Option<i64> = last.as_deref().and_then(|key| key.strip_prefix(&format!("{name}@"))?.parse().ok());
     let newest = lake.try_table(name).await?.map_or(-1, |table| i64::try_from(table.version()).unwrap_or(-1));
+    let newest = newest.min(shown_upto(lake, name).await?);
     let next_is_there = match recorded {
         Some(last) => has_version(lake, name, last + 1).await?,
         None => false,
@@ -146,6 +156,13 @@ fn record(runner: &Runner, dag: &str, trigger: u32, table: &str, version: i64, p
     // Refused: another process was faster, or it was recorded before a crash.
     runner.history.apply("", runner.house.clock.now(), &[change]).map_err(OrchestratorError::from)?;
     Ok(())
+}
+
+/// The newest version of the table that readers see, if it is published together with others; nothing limits one that is
+/// not. (One made anew has lower numbers than the one that was published.)
+async fn shown_upto(lake: &Lake, name: &TableName) -> Result<i64> {
+    let shown = lake.publication().await?.tables.remove(&name.to_string());
+    Ok(shown.and_then(|shown| i64::try_from(shown.version).ok()).unwrap_or(i64::MAX))
 }
 
 async fn has_version(lake: &Lake, name: &TableName, version: i64) -> Result<bool> {

@@ -17,7 +17,8 @@ const LIFE: u64 = 16;
 const LIFE_ON_S3: u64 = 5;
 
 /// Places that only commands on a stream pass; `r_streams_by_hand.rs` kills them there.
-const OF_COMMANDS: [&str; 5] = ["replay.", "reset.", "swap.", "dead_letter.before_mark", "dead_letter.after_mark"];
+const OF_COMMANDS: [&str; 6] =
+    ["replay.", "reset.", "swap.", "publication.", "dead_letter.before_mark", "dead_letter.after_mark"];
 
 /// The places that landing passes.
 fn places() -> Vec<&'static str> {

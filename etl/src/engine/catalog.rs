@@ -11,7 +11,7 @@ use datafusion::execution::SessionState;
 use datafusion::prelude::SessionContext;
 
 use super::session::{Pinned, parse};
-use crate::table::{Lake, TableName};
+use crate::table::{Lake, Publication, TableName};
 
 /// What names mean in one session.
 pub(super) struct Names {
@@ -20,6 +20,8 @@ pub(super) struct Names {
     /// Tables that exist for one statement only.
     pub(super) given: HashMap<TableName, Arc<dyn TableProvider>>,
     pub(super) views: Arc<BTreeMap<TableName, String>>,
+    /// Which versions readers see: looked up once, so that a statement sees one publication.
+    pub(super) shown: tokio::sync::OnceCell<Arc<Publication>>,
     /// Filled once the session exists; views are planned and tables are scanned with it.
     pub(super) context: std::sync::OnceLock<Weak<parking::Session>>,
 }
@@ -48,7 +50,7 @@ impl Names {
         Ok(self.context()?.state())
     }
 
-    /// What `name` stands for: a pinned snapshot, a view, or the lake's newest version.
+    /// What `name` stands for: a pinned snapshot, a view, or the version of the lake's table that readers see.
     async fn table(&self, name: &TableName) -> Result<Option<Arc<dyn TableProvider>>> {
         let outer = |e: crate::error::Error| DataFusionError::External(Box::new(e));
         if let Some(provider) = self.given.get(name) {
@@ -62,7 +64,9 @@ impl Names {
             let plan = context.state().statement_to_plan(parse(sql)?).await?;
             return Ok(Some(Arc::new(ViewTable::new(plan, Some(sql.clone())))));
         }
-        match self.lake.try_table(name).await.map_err(outer)? {
+        let newest = async || Ok(Arc::new(self.lake.publication().await?));
+        let shown = self.shown.get_or_try_init(newest).await.map_err(outer)?;
+        match self.lake.shown(shown, name).await.map_err(outer)? {
             Some(table) => table.provider(&self.state()?).map(Some).map_err(outer),
             None => Ok(None),
         }

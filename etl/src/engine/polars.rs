@@ -22,11 +22,13 @@ pub async fn query(lake: &Lake, sql: &str) -> Result<Rows> {
     let statement = parse(sql).map_err(|e| failed(e.strip_backtrace()))?;
     let state = SessionContext::new().state();
     let names = state.resolve_table_references(&statement).map_err(|e| failed(e.strip_backtrace()))?;
+    let published = lake.publication().await?;
     let mut tables = Vec::new();
     let mut sql = sql.to_owned();
     for reference in names {
         let name = TableName::new(reference.schema().unwrap_or("gold"), reference.table());
-        let table = lake.table(&name).await?;
+        let shown = lake.shown(&published, &name).await?;
+        let Some(table) = shown else { return Err(lake.missing(&name).await?.into()) };
         let root = table
             .delta()
             .table_url()

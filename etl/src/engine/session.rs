@@ -23,7 +23,7 @@ use super::catalog::{LakeCatalog, Names, parking};
 use super::error::EngineError;
 use super::travel::{self, At, LakeDialect, VersionPlanner};
 use crate::error::Result;
-use crate::table::{Lake, Table, TableName};
+use crate::table::{Lake, Publication, Table, TableName};
 
 /// Tables that exist for one statement only.
 pub type Given = HashMap<TableName, Arc<dyn TableProvider>>;
@@ -51,6 +51,8 @@ pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     settings: EngineSettings,
     views: Arc<BTreeMap<TableName, String>>,
+    /// Which versions readers see; without it, each statement reads the newest publication.
+    shown: Option<Arc<Publication>>,
 }
 
 impl std::fmt::Debug for Engine {
@@ -135,13 +137,31 @@ impl Engine {
             .with_disk_manager_builder(disk)
             .build_arc()
             .map_err(failed)?;
-        Ok(Self { lake, runtime, settings, views: Arc::default() })
+        Ok(Self { lake, runtime, settings, views: Arc::default(), shown: None })
     }
 
     /// The same engine, with models that are kept as views.
     #[must_use]
     pub fn with_views(&self, views: BTreeMap<TableName, String>) -> Self {
         Self { views: Arc::new(views), ..self.clone() }
+    }
+
+    /// The same engine, for statements that belong together: they all see the tables of `shown` at its versions.
+    #[must_use]
+    pub fn with_publication(&self, shown: Publication) -> Self {
+        Self { shown: Some(Arc::new(shown)), ..self.clone() }
+    }
+
+    /// The table as readers see it, or `None` if there is none: at the version that was published together with others, if
+    /// it was, else at its newest.
+    ///
+    /// # Errors
+    /// As [`Lake::publication`] and [`Lake::shown`].
+    pub async fn table(&self, name: &TableName) -> Result<Option<Table>> {
+        match &self.shown {
+            Some(shown) => self.lake.shown(shown, name).await,
+            None => self.lake.shown(&self.lake.publication().await?, name).await,
+        }
     }
 
     /// The lake it reads.
@@ -193,6 +213,9 @@ impl Engine {
             .with_information_schema(!listed.is_empty())
             .set_bool("datafusion.execution.parquet.schema_force_view_types", false)
             .set_bool("datafusion.execution.parquet.pushdown_filters", true)
+            // A filter that a join makes while it runs is handed down by the columns' names: where a child has two of one
+            // name (`t.k` and `u.k`), the first is taken for the second and rows are lost.
+            .set_bool("datafusion.optimizer.enable_dynamic_filter_pushdown", false)
             .set_bool("datafusion.sql_parser.map_string_types_to_utf8view", false)
             .set_bool("datafusion.sql_parser.parse_float_as_decimal", true)
             .set_str("datafusion.execution.time_zone", "+00:00")
@@ -209,6 +232,7 @@ impl Engine {
             pinned,
             given,
             views: Arc::clone(&self.views),
+            shown: tokio::sync::OnceCell::new_with(self.shown.clone()),
             context: OnceLock::new(),
         });
         let state = SessionStateBuilder::new()
@@ -367,6 +391,11 @@ fn mentions_names(sql: &str) -> bool {
 }
 
 /// Parses exactly one statement.
+/// The text without comments and format: two texts with one such form mean the same. One that cannot be read is itself.
+pub(crate) fn normal_form(sql: &str) -> String {
+    parse(sql).map_or_else(|_| sql.to_owned(), |statement| statement.to_string())
+}
+
 pub(crate) fn parse(sql: &str) -> datafusion::error::Result<Statement> {
     let dialect = LakeDialect::default();
     let mut statements = DFParserBuilder::new(sql).with_dialect(&dialect).build()?.parse_statements()?;

@@ -12,7 +12,8 @@ use serde_json::json;
 use tracing::{info, warn};
 
 use super::error::ModelError;
-use super::incremental::{Class, FILE_BYTES, Reading, Refreshed, refresh};
+use super::identity;
+use super::incremental::{Class, FILE_BYTES, Reading, Refreshed, refresh, volatile};
 use super::project::{Materialization, Model, Project};
 use crate::engine::{Engine, Pinned, Session, names_versions};
 use crate::error::Result;
@@ -40,6 +41,8 @@ pub struct Built {
     pub class: Option<Class>,
     /// Rows that came and rows that went, where only the change was computed.
     pub changed: Option<(u64, u64)>,
+    /// The first function in its SELECT that gives something else each time, such as `now`: it is never taken for unchanged.
+    pub volatile: Option<String>,
     /// Why an incremental model was computed whole, if it was.
     pub full_because: Option<String>,
 }
@@ -47,7 +50,16 @@ pub struct Built {
 impl Built {
     fn unchanged(model: &Model, version: Option<u64>) -> Self {
         let model = model.name.clone();
-        Self { model, version, rows: None, unchanged: true, class: None, changed: None, full_because: None }
+        Self {
+            model,
+            version,
+            rows: None,
+            unchanged: true,
+            class: None,
+            changed: None,
+            volatile: None,
+            full_because: None,
+        }
     }
 }
 
@@ -58,11 +70,11 @@ fn in_sql(model: &Model) -> impl Fn(crate::Error) -> crate::Error {
     }
 }
 
-/// The stored tables that `model` reads, each at its newest version.
+/// The stored tables that `model` reads, each at the version that readers see.
 pub(super) async fn opened(engine: &Engine, project: &Project, model: &Model) -> Result<BTreeMap<TableName, Table>> {
     let mut inputs: BTreeMap<TableName, Table> = BTreeMap::new();
     for name in project.inputs(model) {
-        let Some(table) = engine.lake().try_table(&name).await? else {
+        let Some(table) = engine.table(&name).await? else {
             let (model, file) = (model.name.clone(), model.file.clone());
             return Err(ModelError::Input { model, input: name.to_string(), file }.into());
         };
@@ -78,16 +90,10 @@ pub(super) async fn planned(engine: &Engine, model: &Model, inputs: &BTreeMap<Ta
     Reading::new(engine, session, plan, names_versions(&model.sql)).map_err(in_sql(model))
 }
 
-fn digest(text: &str) -> i64 {
-    let hash = blake3::hash(text.as_bytes());
-    let (head, _) = hash.as_bytes().split_at(8);
-    i64::from_le_bytes(head.try_into().unwrap_or_default()) & i64::MAX
-}
-
 /// Brings the table of `model` up to date, unless its plan and all its inputs are what it was made from.
 ///
-/// The output commit carries txn `{model}/{input}` = the version read, for each input, txn `{model}/plan` = a hash of the
-/// resolved plan and of the files it read, and for incremental models txn `{model}/select` = a hash of the plan alone, so that a
+/// The output commit carries txn `{model}/{input}` = the version read, for each input, txn `{model}/plan` = a number for the
+/// SELECT and the files it read, and for incremental models txn `{model}/select` = a number for the SELECT and the former, so that a
 /// crash at any point leaves either the old table or the new one with its progress. An incremental model whose plan is
 /// the same is brought up to date by what changed in its inputs, or, where that is not proven to give the same rows,
 /// computed whole: [`Built::full_because`] then says why.
@@ -108,22 +114,24 @@ pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateT
         .collect();
     // A version without new rows (a fence, a checkpoint) is no change: what counts is which files there are.
     let contents = inputs.values().map(Table::contents).collect::<Result<Vec<_>>>()?;
-    // The resolved plan, not the text: comments and format do not count, `SELECT *` over new columns does.
-    let text =
-        |plan: &LogicalPlan, of: &str| format!("{}\n{of}\n{}", plan.display_indent_schema(), env!("CARGO_PKG_VERSION"));
     let incremental = model.materialization == Materialization::Incremental;
     let reading = if incremental {
         let reading = planned(engine, model, &inputs).await?;
-        let tables: Vec<String> = inputs.values().map(Table::id).collect();
-        let select = text(reading.plan(), &format!("{tables:?} {LAYOUT}"));
-        txns.push((format!("{}/select", model.name), digest(&select)));
         Kind::Incremental(Box::new(reading))
     } else {
         let (session, plan) = engine.plan(&model.sql, Arc::new(inputs.clone())).await.map_err(in_sql(model))?;
         Kind::Whole(session, Box::new(plan))
     };
-    let plan_text = text(reading.plan(), &format!("{contents:?}"));
-    txns.push((format!("{}/plan", model.name), digest(&plan_text)));
+    let volatile = reading.volatile().map_err(|e| engine.failed(e))?;
+    let number = |other: &str| identity::number(project, model, reading.plan(), other);
+    let plan = number(&format!("{contents:?}"));
+    txns.push((format!("{}/plan", model.name), plan));
+    // With the number of the plan that the table shows: one that was since made in another way has another.
+    let tables: Vec<String> = inputs.values().map(Table::id).collect();
+    let select = |plan: i64| number(&format!("{tables:?} {LAYOUT} {plan}"));
+    if incremental {
+        txns.push((format!("{}/select", model.name), select(plan)));
+    }
 
     let schema = storable(reading.plan().schema().as_arrow());
     let _computing = engine.lake().compute(&model.table).await;
@@ -137,10 +145,12 @@ pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateT
     let same = |((app, wanted), (_, found)): (&(String, i64), &(String, Option<i64>))| {
         Some(*wanted) == *found || (!is_hash(app) && found.is_some())
     };
-    if txns.iter().zip(&expected).all(same) {
+    if volatile.is_none() && txns.iter().zip(&expected).all(same) {
         return Ok(Built::unchanged(model, Some(table.version())));
     }
-    let mut work = Work { engine, project, model, table, schema, txns, expected, now };
+    let shown = expected.iter().find(|(app, _)| app.ends_with("/plan")).and_then(|(_, found)| *found);
+    let select = shown.map(select);
+    let mut work = Work { engine, project, model, table, schema, txns, expected, select, volatile, now };
     let reading = match reading {
         Kind::Whole(session, plan) => return work.whole(session, *plan, None).await,
         Kind::Incremental(reading) => reading,
@@ -163,6 +173,13 @@ enum Kind {
 }
 
 impl Kind {
+    fn volatile(&self) -> datafusion::error::Result<Option<String>> {
+        match self {
+            Self::Whole(_, plan) => volatile(plan),
+            Self::Incremental(reading) => Ok(reading.volatile.clone()),
+        }
+    }
+
     fn plan(&self) -> &LogicalPlan {
         match self {
             Self::Whole(_, plan) => plan,
@@ -180,6 +197,9 @@ struct Work<'a> {
     schema: SchemaRef,
     txns: Vec<(String, i64)>,
     expected: Vec<(String, Option<i64>)>,
+    /// What the table says of its SELECT if it was made by this one, incrementally.
+    select: Option<i64>,
+    volatile: Option<String>,
     now: DateTime<Utc>,
 }
 
@@ -192,8 +212,10 @@ impl Work<'_> {
         let found = |app: &str| self.expected.iter().find(|(known, _)| known == app).and_then(|(_, found)| *found);
         let select = format!("{}/select", self.model.name);
         let Some(before) = found(&select) else { return Ok(Err(None)) };
-        if self.txns.iter().any(|(app, wanted)| *app == select && *wanted != before) {
-            return Ok(Err(Some("the SELECT, or a column it reads, is another than the table was made by".to_owned())));
+        if self.select != Some(before) {
+            return Ok(Err(Some(
+                "the table was made by another SELECT, or of other columns, or was kept in another way".to_owned(),
+            )));
         }
         if self.table.schema()?.fields() != self.schema.fields() {
             return Ok(Err(Some("the table has other columns than the SELECT".to_owned())));
@@ -243,6 +265,7 @@ impl Work<'_> {
             unchanged: false,
             class: Some(class),
             changed: Some((came, went)),
+            volatile: self.volatile.clone(),
             full_because: None,
         })
     }
@@ -286,6 +309,7 @@ impl Work<'_> {
             unchanged: false,
             class: Some(Class::Full),
             changed: None,
+            volatile: self.volatile.clone(),
             full_because: because,
         })
     }

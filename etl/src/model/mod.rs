@@ -8,12 +8,14 @@
 mod build;
 mod check;
 mod error;
+mod identity;
 pub mod incremental;
 mod lineage;
 mod plan;
 mod project;
 mod run;
 mod seed;
+mod showing;
 mod snapshot;
 mod stamps;
 mod template;
@@ -30,5 +32,6 @@ pub use project::{
 };
 pub use run::{End, Ran, Runner};
 pub use seed::{Loaded, load_seed};
+pub use showing::{Showing, show, stored};
 pub use snapshot::{Kept, snapshot};
 pub use stamps::Stamps;

@@ -16,7 +16,8 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlan};
 
 use super::error::ModelProblem;
-use super::project::{Model, Project, nearest};
+use super::incremental::volatile;
+use super::project::{Materialization, Model, Project, nearest};
 use super::seed;
 use super::template::offset;
 use crate::engine::{Engine, Given, Pinned};
@@ -66,6 +67,18 @@ pub async fn plan_all(engine: &Engine, project: &Project) -> Result<Plans> {
             Ok(plan) => {
                 let schema = storable(plan.schema().as_arrow());
                 known.insert(model.table.clone(), Arc::new(EmptyTable::new(schema)));
+                let moving = volatile(&plan).map_err(|e| engine.failed(e))?;
+                if let Some(function) = moving.filter(|_| model.materialization != Materialization::View) {
+                    plans.problems.push(
+                        ModelProblem::new(&model.file, format!("`{function}` gives something else each time"))
+                            .why(format!(
+                                "so `{}` is computed whole at every build, and two builds of the same data differ",
+                                model.name
+                            ))
+                            .fix("take the time from the data, or from `var(…)`, if that is not meant")
+                            .warning(),
+                    );
+                }
                 plans.by_model.insert(model.name.clone(), plan);
             }
             Err(failure) => plans.problems.push(project.place(model, *failure)),

@@ -52,6 +52,9 @@ pub enum End {
     },
 }
 
+/// One that has ended: its name, what it read, how it ended, and whether it stays so until something that it reads changes.
+type Came = (String, Option<Seen>, Result<(End, bool)>);
+
 /// What a run is given.
 pub struct Runner<'r> {
     /// Reads and writes.
@@ -77,7 +80,7 @@ impl Runner<'_> {
         let mut order: Vec<String> = selection.seeds.iter().map(|seed| seed.name.clone()).collect();
         order.extend(selection.models.iter().map(|model| model.name.clone()));
         let mut done: Vec<Ran> = Vec::new();
-        let mut running: JoinSet<(String, Option<Seen>, Result<End>)> = JoinSet::new();
+        let mut running: JoinSet<Came> = JoinSet::new();
         loop {
             while running.len() < self.workers.max(1) && !(self.stop)() {
                 let Some(at) = order.iter().position(|name| open.get(name).is_none_or(BTreeSet::is_empty)) else {
@@ -115,10 +118,11 @@ impl Runner<'_> {
             match running.join_next().await {
                 Some(Ok((name, seen, end))) => {
                     self.stamps.forget(&self.project, &name);
-                    if let (Ok(End::Done { version, .. }), Some(seen)) = (&end, seen) {
+                    if let (Ok((End::Done { version, .. }, true)), Some(seen)) = (&end, seen) {
                         self.stamps.remember(self.engine.lake(), &self.project, &name, seen, *version).await;
                     }
-                    self.ended(&name, end.unwrap_or_else(End::Failed), &mut open, &mut done, &mut told);
+                    let end = end.map_or_else(End::Failed, |(end, _)| end);
+                    self.ended(&name, end, &mut open, &mut done, &mut told);
                 }
                 // A panic of a model's is one of ours: it goes on where it can be seen.
                 Some(Err(error)) => match error.try_into_panic() {
@@ -190,24 +194,22 @@ fn waits_for(waits: &BTreeMap<String, BTreeSet<String>>, name: &str, other: &str
     false
 }
 
-async fn one(engine: &Engine, project: &Project, name: &str, now: DateTime<Utc>) -> Result<End> {
+/// Brings one up to date; says too whether it stays so until something that it reads changes.
+async fn one(engine: &Engine, project: &Project, name: &str, now: DateTime<Utc>) -> Result<(End, bool)> {
     if let Some(seed) = project.seeds.get(name) {
         let loaded = load_seed(engine.lake(), seed, now).await?;
-        return Ok(End::Done {
-            version: Some(loaded.version),
-            rows: loaded.rows,
-            unchanged: loaded.unchanged,
-            built: None,
-        });
+        let (version, rows, unchanged) = (Some(loaded.version), loaded.rows, loaded.unchanged);
+        return Ok((End::Done { version, rows, unchanged, built: None }, true));
     }
     let Some(model) = project.models.get(name) else {
-        return Ok(End::Done { version: None, rows: None, unchanged: true, built: None });
+        return Ok((End::Done { version: None, rows: None, unchanged: true, built: None }, true));
     };
     if model.materialization == Materialization::Snapshot {
         let kept = snapshot(engine, project, model, now).await?;
-        return Ok(End::Done { version: Some(kept.version), rows: kept.rows, unchanged: kept.unchanged, built: None });
+        let (version, rows, unchanged) = (Some(kept.version), kept.rows, kept.unchanged);
+        return Ok((End::Done { version, rows, unchanged, built: None }, !kept.volatile));
     }
     let built = build(engine, project, model, now).await?;
-    let (version, rows, unchanged) = (built.version, built.rows, built.unchanged);
-    Ok(End::Done { version, rows, unchanged, built: Some(Box::new(built)) })
+    let (version, rows, unchanged, stays) = (built.version, built.rows, built.unchanged, built.volatile.is_none());
+    Ok((End::Done { version, rows, unchanged, built: Some(Box::new(built)) }, stays))
 }

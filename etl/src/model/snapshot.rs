@@ -18,6 +18,8 @@ use deltalake::kernel::{Action, Add, MetadataExt as _, StructType};
 use serde_json::{Value as Json, json};
 
 use super::error::ModelError;
+use super::identity;
+use super::incremental::volatile;
 use super::project::{Model, Project};
 use crate::engine::{Engine, Given, Pinned, Session};
 use crate::error::Result;
@@ -34,6 +36,8 @@ pub struct Kept {
     pub rows: Option<u64>,
     /// Whether nothing had to be done.
     pub unchanged: bool,
+    /// Whether its SELECT may give something else each time.
+    pub volatile: bool,
 }
 
 /// How a row is found to have changed.
@@ -111,7 +115,7 @@ pub async fn snapshot(engine: &Engine, project: &Project, model: &Model, now: Da
     };
     let mut inputs: BTreeMap<TableName, Table> = BTreeMap::new();
     for name in project.inputs(model) {
-        let Some(table) = engine.lake().try_table(&name).await? else {
+        let Some(table) = engine.table(&name).await? else {
             let (model, file) = (model.name.clone(), model.file.clone());
             return Err(ModelError::Input { model, input: name.to_string(), file }.into());
         };
@@ -124,11 +128,9 @@ pub async fn snapshot(engine: &Engine, project: &Project, model: &Model, now: Da
     let contents = inputs.values().map(Table::contents).collect::<Result<Vec<_>>>()?;
     let pinned: Pinned = Arc::new(inputs);
     let (_session, plan) = engine.plan(&model.sql, Arc::clone(&pinned)).await.map_err(in_sql)?;
-    let text =
-        format!("{}\n{contents:?}\n{:?}\n{}", plan.display_indent_schema(), model.config, env!("CARGO_PKG_VERSION"));
-    let digest = blake3::hash(text.as_bytes());
-    let (head, _) = digest.as_bytes().split_at(8);
-    txns.push((format!("{}/plan", model.name), i64::from_le_bytes(head.try_into().unwrap_or_default()) & i64::MAX));
+    let volatile = volatile(&plan).map_err(|e| engine.failed(e))?.is_some();
+    let other = format!("{contents:?}\n{:?}", model.config);
+    txns.push((format!("{}/plan", model.name), identity::number(project, model, &plan, &other)));
     let selected = storable(plan.schema().as_arrow());
     for key in rules.key.iter().chain(rules.updated_at()) {
         if selected.field_with_name(key).is_err() {
@@ -145,8 +147,8 @@ pub async fn snapshot(engine: &Engine, project: &Project, model: &Model, now: Da
     let same = |((app, wanted), (_, found)): (&(String, i64), &(String, Option<i64>))| {
         Some(*wanted) == *found || (!app.ends_with("/plan") && found.is_some())
     };
-    if txns.iter().zip(&expected).all(same) {
-        return Ok(Kept { version: table.version(), rows: None, unchanged: true });
+    if !volatile && txns.iter().zip(&expected).all(same) {
+        return Ok(Kept { version: table.version(), rows: None, unchanged: true, volatile });
     }
     let has = table.schema()?;
     let schema = rules.schema(&selected, Some(&has));
@@ -168,7 +170,7 @@ pub async fn snapshot(engine: &Engine, project: &Project, model: &Model, now: Da
     commit.expected = expected;
     commit.metrics = json!({ "numTargetRowsInserted": change.added, "numTargetRowsUpdated": change.closed });
     let version = table.commit(commit).await?.version;
-    Ok(Kept { version, rows: Some(change.added), unchanged: false })
+    Ok(Kept { version, rows: Some(change.added), unchanged: false, volatile })
 }
 
 impl Rules {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::identity;
 use super::project::{Materialization, Project};
 use crate::table::{Lake, Stamp, TableName};
 
@@ -77,14 +78,8 @@ impl Stamps {
             add(&check.sql);
         }
         // Views are read through: their text is part of the model's.
-        let mut seen = BTreeSet::new();
-        let mut above: Vec<&str> = model.refs.iter().map(String::as_str).collect();
-        while let Some(name) = above.pop() {
-            let Some(parent) = project.models.get(name) else { continue };
-            if seen.insert(&parent.name) && parent.materialization == Materialization::View {
-                add(&parent.sql);
-                above.extend(parent.refs.iter().map(String::as_str));
-            }
+        for view in identity::views_above(project, model) {
+            add(&view.sql);
         }
         Some(digest.finalize().to_hex().to_string())
     }

@@ -50,7 +50,9 @@ pub async fn load_appended(
     work: &AppendedLoad,
     stop: &CancellationToken,
 ) -> Result<AppendedLoaded> {
-    let table = engine.lake().table(&work.table).await?;
+    let Some(table) = engine.table(&work.table).await? else {
+        return Err(engine.lake().missing(&work.table).await?.into());
+    };
     let source = match &work.into {
         None => work.table.to_string(),
         Some(into) => format!("{} as {into}", work.table),

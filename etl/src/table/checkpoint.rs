@@ -9,6 +9,7 @@ use deltalake::checkpoints::{cleanup_expired_logs_for, create_checkpoint};
 use futures::TryStreamExt as _;
 
 use super::error::TableError;
+use super::lake::Lake;
 use super::maintain::LEAST_LOG_RETENTION;
 use super::snapshot::Table;
 use crate::error::Result;
@@ -44,11 +45,11 @@ pub(super) async fn newest_checkpoint(table: &Table) -> Result<Option<u64>> {
 /// Deletes entries of the log that are older than it is kept, as far as a checkpoint allows, and returns how many.
 ///
 /// `retention`: the table's own `delta.logRetentionDuration` goes before it, and never less than
-/// [`LEAST_LOG_RETENTION`]. A table with `delta.enableExpiredLogCleanup = false` is left alone.
+/// [`LEAST_LOG_RETENTION`]. The version that readers are shown stays readable. A table with `delta.enableExpiredLogCleanup = false` is left alone.
 ///
 /// # Errors
 /// [`TableError::Delta`] if the storage fails.
-pub async fn clean_log(table: &Table, retention: Duration, now: DateTime<Utc>) -> Result<usize> {
+pub async fn clean_log(lake: &Lake, table: &Table, retention: Duration, now: DateTime<Utc>) -> Result<usize> {
     let failed = |e| TableError::delta("clean the log of", table.name(), e);
     let state = table.delta().snapshot().map_err(failed)?;
     let properties = state.table_config();
@@ -58,6 +59,7 @@ pub async fn clean_log(table: &Table, retention: Duration, now: DateTime<Utc>) -
     let retention = properties.log_retention_duration.unwrap_or(retention).max(LEAST_LOG_RETENTION);
     let cutoff = now - TimeDelta::from_std(retention).unwrap_or(TimeDelta::MAX);
     let store = table.log_store();
-    let cleaned = cleanup_expired_logs_for(table.version(), store.as_ref(), cutoff.timestamp_millis(), None).await;
+    let upto = lake.shown_version(table).await?.unwrap_or(table.version());
+    let cleaned = cleanup_expired_logs_for(upto, store.as_ref(), cutoff.timestamp_millis(), None).await;
     Ok(cleaned.map_err(failed)?)
 }

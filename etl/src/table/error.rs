@@ -50,6 +50,22 @@ pub enum TableError {
         /// Progress as the table has it.
         found: Option<i64>,
     },
+    /// A file that says which versions are published makes no sense.
+    #[error("read which tables are published together from `{path}`")]
+    Publication {
+        /// The file.
+        path: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// No such publication.
+    #[error("roll back to publication {number}: the newest is {newest}")]
+    NoPublication {
+        /// What was asked for.
+        number: u64,
+        /// The newest.
+        newest: u64,
+    },
     /// Files cannot be rearranged while something is computed from them.
     #[error("rearrange the files of `{table}` now")]
     Busy {
@@ -198,6 +214,8 @@ impl Explain for TableError {
             Self::Horizon { .. } => "T0012",
             Self::Version { .. } => "T0013",
             Self::Vacuumed { .. } => "T0014",
+            Self::Publication { .. } => "T0015",
+            Self::NoPublication { .. } => "T0016",
             Self::Delta { .. } | Self::Storage { .. } | Self::Parquet { .. } => {
                 if self.disk_full() {
                     "T0009"
@@ -221,9 +239,10 @@ impl Explain for TableError {
             | Self::Vacuumed { .. }
             | Self::NotAppendOnly { .. }
             | Self::LogGone { .. }
+            | Self::NoPublication { .. }
             | Self::Fenced { .. } => Retry::Never,
             Self::Conflict { .. } | Self::Busy { .. } => Retry::Later,
-            Self::Lake { .. } => Retry::AfterPerson,
+            Self::Lake { .. } | Self::Publication { .. } => Retry::AfterPerson,
             Self::Delta { .. } | Self::Storage { .. } | Self::Parquet { .. } => {
                 if self.disk_full() || self.no_right() {
                     Retry::AfterPerson
@@ -237,7 +256,7 @@ impl Explain for TableError {
     fn why(&self) -> Option<String> {
         match self {
             Self::Name { .. } => Some("a table is named `schema.table`, each of letters, digits and `_`".to_owned()),
-            Self::Lake { why, .. } | Self::Protocol { why, .. } => Some(why.clone()),
+            Self::Lake { why, .. } | Self::Protocol { why, .. } | Self::Publication { why, .. } => Some(why.clone()),
             Self::Conflict { version, .. } => {
                 Some(format!("version {version} was written while this was being prepared"))
             }
@@ -274,6 +293,10 @@ impl Explain for TableError {
                 Some("ask for more, or lower `maintenance.vacuum_least` if you know that nobody is at work".to_owned())
             }
             Self::Version { table, .. } => Some(format!("see `tidemill tables history {table}`")),
+            Self::NoPublication { .. } => Some("see `tidemill models publications`".to_owned()),
+            Self::Publication { .. } => {
+                Some("delete the file, if it is not one of ours; readers then see the one before".to_owned())
+            }
             Self::Vacuumed { .. } => Some("choose a newer version; nothing was changed".to_owned()),
             Self::Lake { .. } => Some("check `[lake]` in tidemill.toml".to_owned()),
             Self::Fenced { .. } => {

@@ -191,7 +191,7 @@ async fn look(lake: &Lake, name: &TableName, policy: &Policy, known: &mut Known,
                 debug!(table = %name, version = table.version(), "checkpoint written");
             }
             Chore::CleanLog => {
-                let entries = clean_log(&table, policy.log_retention, now).await?;
+                let entries = clean_log(lake, &table, policy.log_retention, now).await?;
                 known.cleaned = now;
                 debug!(table = %name, entries, "log cleaned up");
             }

@@ -177,6 +177,21 @@ impl Lake {
         Err(failed("the storage ignores `If-None-Match`, so two writers could overwrite each other".into()).into())
     }
 
+    /// How far the storage's clock is ahead of `now`, to the second at best; measured by a file that is put and deleted.
+    ///
+    /// # Errors
+    /// [`TableError::Storage`] if the storage fails.
+    pub async fn clock_difference(&self, now: chrono::DateTime<chrono::Utc>) -> Result<chrono::TimeDelta> {
+        let failed = |e| TableError::storage("read the clock of", &self.root, e);
+        let path = self.path(&format!("_tidemill/clock-{}", uuid::Uuid::new_v4()));
+        self.store.put(&path, PutPayload::from_static(b"now")).await.map_err(failed)?;
+        let found = self.store.head(&path).await;
+        if let Err(error) = self.store.delete(&path).await {
+            tracing::debug!(%error, %path, "a file was left behind");
+        }
+        Ok(found.map_err(failed)?.last_modified - now)
+    }
+
     pub(crate) fn log_store(&self, name: &TableName) -> Result<LogStoreRef> {
         let url = self
             .root
@@ -261,8 +276,13 @@ impl Lake {
         if let Some(table) = self.try_table(name).await? {
             return Ok(table);
         }
+        Err(self.missing(name).await?.into())
+    }
+
+    /// That there is no table `name`, with names that look alike.
+    pub(crate) async fn missing(&self, name: &TableName) -> Result<TableError> {
         let near = self.tables().await?.into_iter().filter(|t| t.table == name.table).map(|t| t.to_string()).collect();
-        Err(TableError::Missing { table: name.to_string(), near }.into())
+        Ok(TableError::Missing { table: name.to_string(), near })
     }
 
     /// The table as of `version`.

@@ -87,6 +87,10 @@ fn ours(file: &ObjectMeta) -> bool {
 async fn named(lake: &Lake, table: &Table, retention: Duration, horizon: DateTime<Utc>) -> Result<HashSet<String>> {
     let failed = |e| TableError::delta("read the removed files of", table.name(), e);
     let mut named: HashSet<String> = table.files()?.into_iter().map(|file| file.path).collect();
+    // Readers may be shown a version that was published together with others, however old it is.
+    if let Some(version) = lake.shown_version(table).await? {
+        named.extend(lake.table_at(table.name(), version).await?.files()?.into_iter().map(|file| file.path));
+    }
     let state = table.delta().snapshot().map_err(failed)?;
     let store = table.log_store();
     let mut removed = state.all_tombstones(store.as_ref());

@@ -24,6 +24,7 @@ use serde::Serialize;
 pub(super) use apply::FILE_BYTES;
 pub use delta::KeyStep;
 pub use explain::{Explained, InputClass, Pending, explain};
+pub(super) use proof::volatile;
 pub(super) use refresh::{Reading, Refreshed, refresh};
 pub use verify::{Verified, verify};
 

@@ -171,6 +171,28 @@ fn carried(expr: &Expr, schema: &DFSchema, known: &[bool]) -> Result<bool, Refus
     }
 }
 
+/// The first function in the plan, subqueries included, that gives something else each time: `now()`, `random()`.
+pub(in crate::model) fn volatile(plan: &LogicalPlan) -> datafusion::error::Result<Option<String>> {
+    let mut found = None;
+    plan.apply_with_subqueries(|node| {
+        node.apply_expressions(|expr| {
+            expr.apply(|expr| {
+                let (name, volatility) = match expr {
+                    Expr::ScalarFunction(call) => (call.name(), call.func.signature().volatility),
+                    Expr::AggregateFunction(call) => (call.func.name(), call.func.signature().volatility),
+                    _ => return Ok(TreeNodeRecursion::Continue),
+                };
+                if volatility == Volatility::Immutable {
+                    return Ok(TreeNodeRecursion::Continue);
+                }
+                found = Some(name.to_owned());
+                Ok(TreeNodeRecursion::Stop)
+            })
+        })
+    })?;
+    Ok(found)
+}
+
 /// Nothing in the expression but what is the same for the same values.
 fn pure(expr: &Expr) -> Result<(), Refusal> {
     let mut found = None;

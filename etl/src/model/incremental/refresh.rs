@@ -17,7 +17,7 @@ use futures::TryStreamExt as _;
 use super::apply::{Applier, FILE_BYTES};
 use super::delta::{Delta, KeyStep, Rules, Stop};
 use super::input::Input;
-use super::proof::{digestible, keyable, repeatable, scans};
+use super::proof::{digestible, keyable, repeatable, scans, volatile};
 use super::restrict::{outward, restrict};
 use super::scratch::{Kept, Scratch};
 use super::{Class, Refusal};
@@ -30,6 +30,8 @@ pub(in crate::model) struct Reading {
     pub(super) session: Session,
     /// The plan by which it is run, whole or in part.
     pub(super) plan: LogicalPlan,
+    /// The first function in it that gives something else each time.
+    pub(in crate::model) volatile: Option<String>,
     /// Which columns are the same to the last bit, or why it may not run incrementally.
     pub(super) inexact: Result<Vec<bool>, Refusal>,
 }
@@ -42,13 +44,14 @@ impl Reading {
         plan: LogicalPlan,
         pinned_versions: bool,
     ) -> Result<Self> {
+        let volatile = volatile(&plan).map_err(|e| engine.failed(e))?;
         let plan = super::normal::normal(&session.context().state(), plan).map_err(|e| engine.failed(e))?;
         let inexact = if pinned_versions {
             Err(Refusal("it reads a table VERSION AS OF or TIMESTAMP AS OF".to_owned()))
         } else {
             repeatable(&plan)
         };
-        Ok(Self { session, plan, inexact })
+        Ok(Self { session, plan, volatile, inexact })
     }
 
     pub(in crate::model) fn plan(&self) -> &LogicalPlan {

@@ -114,6 +114,10 @@ pub(super) fn outward(plan: &LogicalPlan, exprs: &[Expr]) -> Result<Vec<Expr>> {
 }
 
 fn aggregated(aggregate: &Aggregate, exprs: &[Expr], keys: &Keys) -> Result<Option<LogicalPlan>> {
+    // Without groups there is a row even over no input: what is restricted below it would not be gone above.
+    if aggregate.group_expr.is_empty() {
+        return Ok(None);
+    }
     // A key made of nothing but group columns takes a group whole or not at all.
     let groups = aggregate.schema.columns().into_iter().zip(aggregate.group_expr.iter().cloned()).collect();
     let Some(exprs) = replaced(exprs, &groups)? else { return Ok(None) };

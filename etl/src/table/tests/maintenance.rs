@@ -159,8 +159,12 @@ async fn progress_outlives_the_log_it_was_written_in() {
 
     checkpoint(&table).await.unwrap();
     let day = Duration::from_hours(24);
-    assert_eq!(clean_log(&table, Duration::from_hours(72), today()).await.unwrap(), 0, "it is kept for three days");
-    assert_eq!(clean_log(&table, day, today()).await.unwrap(), 21);
+    assert_eq!(
+        clean_log(&lake, &table, Duration::from_hours(72), today()).await.unwrap(),
+        0,
+        "it is kept for three days"
+    );
+    assert_eq!(clean_log(&lake, &table, day, today()).await.unwrap(), 21);
 
     assert!(!log.join("00000000000000000020.json").exists());
     let mut table = lake.table(&name()).await.unwrap();
@@ -188,7 +192,7 @@ async fn the_tables_own_word_on_its_log_goes_first() {
     let table = lake.table(&name()).await.unwrap();
     checkpoint(&table).await.unwrap();
 
-    assert_eq!(clean_log(&table, Duration::from_hours(24), today()).await.unwrap(), 0);
+    assert_eq!(clean_log(&lake, &table, Duration::from_hours(24), today()).await.unwrap(), 0);
 }
 
 fn vacuum_after(hours: u64) -> VacuumOptions {

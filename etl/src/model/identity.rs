@@ -1,0 +1,44 @@
+//! What a model's table was made by: numbers that change when its rows might.
+use std::collections::BTreeSet;
+
+use datafusion::logical_expr::LogicalPlan;
+
+use super::project::{Materialization, Model, Project};
+use crate::engine::normal_form;
+
+/// A number for the SELECT of `model`, planned, and for what else its rows depend on.
+///
+/// The resolved plan says which columns a `*` stands for. It does not say everything (of `VALUES` it shows the first rows),
+/// so the texts count too, without comments and format: the model's own, and those of the views that it reads through.
+pub(super) fn number(project: &Project, model: &Model, plan: &LogicalPlan, other: &str) -> i64 {
+    let mut digest = blake3::Hasher::new();
+    let mut add = |text: &str| {
+        digest.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    };
+    add(&plan.display_indent_schema().to_string());
+    add(other);
+    add(env!("CARGO_PKG_VERSION"));
+    add(&normal_form(&model.sql));
+    for view in views_above(project, model) {
+        add(&normal_form(&view.sql));
+    }
+    let digest = digest.finalize();
+    let (head, _) = digest.as_bytes().split_at(8);
+    i64::from_le_bytes(head.try_into().unwrap_or_default()) & i64::MAX
+}
+
+/// The views that `model` reads through, each once, by name.
+pub(super) fn views_above<'p>(project: &'p Project, model: &Model) -> Vec<&'p Model> {
+    let mut seen = BTreeSet::new();
+    let mut views = Vec::new();
+    let mut above: Vec<&str> = model.refs.iter().map(String::as_str).collect();
+    while let Some(name) = above.pop() {
+        let Some(parent) = project.models.get(name) else { continue };
+        if seen.insert(&parent.name) && parent.materialization == Materialization::View {
+            views.push(parent);
+            above.extend(parent.refs.iter().map(String::as_str));
+        }
+    }
+    views.sort_by(|a, b| a.name.cmp(&b.name));
+    views
+}
