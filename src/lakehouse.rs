@@ -134,7 +134,6 @@ impl Lakehouse {
     /// Readers see them as `showing` says; what the run itself reads of the tables it builds is always the newest.
     pub(crate) async fn bring_up_to_date(
         &self,
-        engine: &Engine,
         models: &Arc<model::Project>,
         chosen: &model::Selection<'_>,
         jobs: Option<usize>,
@@ -147,7 +146,7 @@ impl Lakehouse {
         let now = move || clock.now();
         let lake = self.lake().await?;
         let shown = lake.publication().await?.without(model::stored(chosen));
-        let engine = &engine.with_publication(shown);
+        let engine = &self.engine().await?.with_views(models.views()).with_publication(shown);
         let mut stamps = model::Stamps::read(&self.project.state("models.json")?);
         let mut runner = model::Runner {
             engine,

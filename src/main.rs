@@ -30,10 +30,18 @@ use commands::Context;
 use failure::{Exit, Failure, Result};
 use report::Report;
 
+/// What threads have for calls: deep SQL plans recurse, and only what is used is ever taken.
+const STACK: usize = 64 << 20;
+
 fn main() -> ExitCode {
-    let exit = match cli::Cli::try_parse() {
+    let work = || match cli::Cli::try_parse() {
         Ok(cli) => start(cli),
         Err(error) => report::usage(&error),
+    };
+    // The first thread's stack is not ours to choose.
+    let exit = match std::thread::Builder::new().name("main".to_owned()).stack_size(STACK).spawn(work) {
+        Ok(thread) => thread.join().unwrap_or(Exit::Bug),
+        Err(_) => work(),
     };
     ExitCode::from(exit.code())
 }
@@ -63,8 +71,7 @@ fn start(cli: cli::Cli) -> Exit {
 fn run(context: &Context, command: cli::Command) -> Result<Exit> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
-        // 8 MiB, as the main thread has: deep SQL plans recurse.
-        .thread_stack_size(8 << 20)
+        .thread_stack_size(STACK)
         .build()
         .map_err(|error| Failure::new("X0002", "cannot start threads").why(error.to_string()))?;
     let stop = context.stop.clone();

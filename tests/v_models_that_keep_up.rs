@@ -184,3 +184,83 @@ fn what_gives_something_else_each_time_is_never_up_to_date() {
     assert_eq!((found.as_array().unwrap().len(), &found[0]["warning"]), (1, &json!(true)), "{found}");
     assert!(found[0]["what"].as_str().unwrap().contains("now"), "{found}");
 }
+
+#[test]
+fn a_table_named_without_ref_is_an_input_too() {
+    let project = of(&[], &[("orders", "select 2 as x\n"), ("direct", "select x from gold.orders\n")]);
+    project.ok(&["models", "build"]);
+    project.write("sql/orders.sql", "select 22 as x\n");
+
+    project.ok(&["models", "build"]);
+
+    assert_eq!(project.value("select x from gold.direct"), json!(22));
+    let listed = project.json(&["--json", "models", "list", "direct"]);
+    assert_eq!(listed[0]["reads"], "gold.orders");
+}
+
+#[test]
+fn what_is_read_from_a_file_or_a_version_counts() {
+    let project = of(
+        &[("t", "id\n1\n")],
+        &[
+            ("items", "select count(*) as n from read_items('items.txt')\n"),
+            ("old", "select count(*) as n from gold.t version as of 1\n"),
+        ],
+    );
+    project.write("items.txt", "ITEM 1\nTitle=One\n");
+    project.ok(&["models", "build", "t"]);
+    project.write("sql/seeds/t.csv", "id\n1\n2\n");
+    project.ok(&["models", "build", "t"]);
+    project.ok(&["models", "build"]);
+    let counts = || [project.value("select n from gold.items"), project.value("select n from gold.old")];
+    assert_eq!(counts(), [json!(1), json!(1)]);
+
+    project.write("items.txt", "ITEM 1\nTitle=One\n\nITEM 2\nTitle=Two\n");
+    project.write("sql/old.sql", "select count(*) as n from gold.t version as of 2\n");
+    project.ok(&["models", "build"]);
+
+    assert_eq!(counts(), [json!(2), json!(2)]);
+}
+
+#[test]
+fn nan_and_minus_zero_are_numbers_like_others() {
+    let kept = format!("{INCREMENTAL}select id, cast(v as double) as x from {{{{ ref('t') }}}}\n");
+    let below = format!("{INCREMENTAL}select id, x from {{{{ ref('kept') }}}}\n");
+    let project = of(&[("t", "id,v\n1,-0.0\n2,NaN\n")], &[("kept", &kept), ("below", &below)]);
+    project.ok(&["models", "build"]);
+    project.write("sql/seeds/t.csv", "id,v\n1,0.0\n2,NaN\n3,10.0\n4,1.0\n");
+
+    project.ok(&["models", "build"]);
+
+    assert_eq!(project.rows("select id from gold.kept where x > 5 order by id"), json!([{ "id": 2 }, { "id": 3 }]));
+    assert_eq!(project.value("select cast(x as varchar) from gold.below where id = 1"), json!("0.0"));
+    for model in ["kept", "below"] {
+        project.ok(&["models", "verify", model]);
+    }
+}
+
+#[test]
+fn two_who_build_at_once_do_it_once() {
+    let project = of(&[("t", "id\n1\n")], &[("copy", "select id from {{ ref('t') }}\n")]);
+    project.ok(&["models", "build", "t"]);
+    let (slow, folder) = project.stopped_at("commit.before_put", &["models", "build", "copy"]);
+    project.ok(&["models", "build", "copy"]);
+    let version = project.version("gold.copy");
+
+    std::fs::write(folder.path().join("go"), "").unwrap();
+    let ended = slow.wait_with_output().unwrap();
+
+    assert_eq!(ended.status.code(), Some(0), "{}", String::from_utf8_lossy(&ended.stderr));
+    assert_eq!(project.version("gold.copy"), version);
+}
+
+#[test]
+fn an_expression_without_end_is_refused() {
+    let deep = format!("select 1{} as x\n", "+1".repeat(20_000));
+    let project = of(&[], &[("deep", &deep)]);
+
+    let found = project.run(&["models", "check"]);
+
+    assert_eq!(found.code, Some(3), "{}", found.err);
+    assert!(found.err.contains("nested more than 1000 deep") && found.err.contains("deep.sql"), "{}", found.err);
+}

@@ -35,8 +35,8 @@ impl Copied {
     fn of(folder: &Path, file: &str) -> Result<Self> {
         let path = folder.join(file);
         let mut digest = blake3::Hasher::new();
-        let file = std::fs::File::open(&path).map_err(|error| Failure::io(&error, "read", &path))?;
-        digest.update_reader(file).map_err(|error| Failure::io(&error, "read", &path))?;
+        let content = std::fs::File::open(&path).map_err(|error| Failure::io(&error, "read", &path))?;
+        digest.update_reader(content).map_err(|error| Failure::io(&error, "read", &path))?;
         let bytes = path.metadata().map_err(|error| Failure::io(&error, "read", &path))?.len();
         Ok(Self { file: file.to_owned(), bytes, blake3: digest.finalize().to_hex().to_string() })
     }
@@ -79,7 +79,7 @@ pub(super) async fn restore(context: &Context, from: &Path, replace: bool) -> Re
     let contents = checked(from)?;
     if contents.project != project.settings.name {
         return Err(refused(
-            format!("this is a backup of `{}`, not of `{}`", contents.project, project.settings.name),
+            &format!("this is a backup of `{}`, not of `{}`", contents.project, project.settings.name),
             "a history names the DAGs of its own project",
             "restore it in its own project",
         ));
@@ -87,7 +87,7 @@ pub(super) async fn restore(context: &Context, from: &Path, replace: bool) -> Re
     let listen = project.settings.server.listen;
     if health::answers(listen).await {
         return Err(refused(
-            format!("`tidemill up` runs at {listen}"),
+            &format!("`tidemill up` runs at {listen}"),
             "it has the files open that would be replaced",
             "stop it first",
         ));
@@ -96,7 +96,7 @@ pub(super) async fn restore(context: &Context, from: &Path, replace: bool) -> Re
         FILES.into_iter().filter(|file| project.state(file).is_ok_and(|path| path.exists())).collect();
     if !there.is_empty() && !replace {
         return Err(refused(
-            format!("the project has {} already", there.join(" and ")),
+            &format!("the project has {} already", there.join(" and ")),
             "they would be put aside, and what happened since the backup with them",
             "say `--replace` if that is what you want",
         ));
@@ -146,7 +146,7 @@ fn checked(from: &Path) -> Result<Contents> {
     let path = from.join(CONTENTS);
     let broken = |why: String| {
         refused(
-            format!("`{}` is no whole backup", from.display()),
+            &format!("`{}` is no whole backup", from.display()),
             &why,
             "take another one; `tidemill backup` makes them",
         )
@@ -167,7 +167,7 @@ fn checked(from: &Path) -> Result<Contents> {
     Ok(contents)
 }
 
-fn refused(what: String, why: &str, fix: &str) -> Failure {
+fn refused(what: &str, why: &str, fix: &str) -> Failure {
     Failure::new("X0014", format!("cannot restore: {what}")).why(why).fix(fix)
 }
 

@@ -135,7 +135,7 @@ struct BuiltRow {
 }
 
 async fn build(context: &Context, house: &Lakehouse, choice: &Choice, jobs: Option<u16>) -> Result<Exit> {
-    let (engine, models) = house.engine_with_models().await?;
+    let models = house.models()?;
     for warning in &models.warnings {
         context.report.failure(&model_problem(warning, &house.project.root));
     }
@@ -146,7 +146,6 @@ async fn build(context: &Context, house: &Lakehouse, choice: &Choice, jobs: Opti
     let mut warned = Vec::new();
     let ran = house
         .bring_up_to_date(
-            &engine,
             &models,
             &chosen,
             jobs.map(usize::from),

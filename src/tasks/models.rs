@@ -18,7 +18,7 @@ pub(super) const KIND: Kind = Kind {
         about: "seeds and SQL models: rebuilt where the SELECT or an input has changed",
         keys: &[
             key("select", Shape::ListOfText, "names, folders, tag:, path:, source:; +name, name+; without it, all"),
-            key("atomic", Shape::Bool, "readers see all these tables' new versions together, once all are built"),
+            key("atomic", Shape::Boolean, "readers see all these tables' new versions together, once all are built"),
             key("exclude", Shape::ListOfText, "the same; what these name is left out"),
         ],
     },
@@ -42,8 +42,7 @@ fn open(settings: &Value) -> Result<Box<dyn Work>, TaskError> {
 #[async_trait]
 impl Work for Settings {
     async fn run(&self, house: &Lakehouse, metrics: &Metrics, context: &TaskContext) -> Result<Outcome, Failed> {
-        let (engine, project) = house.engine_with_models().await?;
-        let project = Arc::new(project);
+        let project = Arc::new(house.models()?);
         let chosen = project.select(&self.select, &self.exclude)?;
         let total = (chosen.seeds.len() + chosen.models.len()) as u64;
         let mut rebuilt = 0;
@@ -53,7 +52,7 @@ impl Work for Settings {
         let by = format!("{}.{}", context.dag, context.task);
         let showing = if self.atomic { Showing::Together { by: &by } } else { Showing::Each { by: Some(&by) } };
         let ran = house
-            .bring_up_to_date(&engine, &project, &chosen, None, showing, &stop, |ran, found| {
+            .bring_up_to_date(&project, &chosen, None, showing, &stop, |ran, found| {
                 done += 1;
                 context.progress.report(done, Some(total), "models");
                 for outcome in found {

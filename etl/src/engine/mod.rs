@@ -12,5 +12,5 @@ mod travel;
 pub(crate) use digest::row_digest;
 pub use error::EngineError;
 pub use session::{Engine, EngineSettings, Given, Pinned, Rows};
-pub(crate) use session::{Session, normal_form, parse};
+pub(crate) use session::{Session, names, normal_form, parse};
 pub(crate) use travel::names_versions;

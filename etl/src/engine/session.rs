@@ -1,11 +1,13 @@
 //! The engine and its sessions: one per statement, all sharing one memory limit.
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
+use datafusion::common::TableReference;
 use datafusion::dataframe::DataFrame;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SessionStateBuilder;
@@ -17,6 +19,7 @@ use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
+use datafusion::sql::sqlparser::ast::{self, Visit as _, Visitor};
 use futures::TryStreamExt as _;
 
 use super::catalog::{LakeCatalog, Names, parking};
@@ -391,6 +394,40 @@ fn mentions_names(sql: &str) -> bool {
 }
 
 /// Parses exactly one statement.
+/// How deep expressions may be nested: planning goes down by calls, and the stack is what the threads have (`src/main.rs`).
+/// `1 + 1 + 1` is two deep.
+const DEEPEST: usize = 1_000;
+
+fn too_deep(statement: &Statement) -> bool {
+    struct Depth(usize);
+    impl Visitor for Depth {
+        type Break = ();
+
+        fn pre_visit_expr(&mut self, _: &ast::Expr) -> ControlFlow<()> {
+            self.0 += 1;
+            if self.0 > DEEPEST { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+
+        fn post_visit_expr(&mut self, _: &ast::Expr) -> ControlFlow<()> {
+            self.0 -= 1;
+            ControlFlow::Continue(())
+        }
+    }
+    match statement {
+        Statement::Statement(statement) => statement.visit(&mut Depth(0)).is_break(),
+        _ => false,
+    }
+}
+
+/// The tables that a text names with their schemas, whatever they are: views and tables that are not there too.
+pub(crate) fn names(sql: &str) -> BTreeSet<TableName> {
+    let Ok(statement) = parse(sql) else { return BTreeSet::new() };
+    let found = datafusion::sql::resolve::resolve_table_references(&statement, true);
+    let (tables, _) = found.unwrap_or_default();
+    let two = |name: &TableReference| Some(TableName::new(name.schema()?, name.table()));
+    tables.iter().filter_map(two).collect()
+}
+
 /// The text without comments and format: two texts with one such form mean the same. One that cannot be read is itself.
 pub(crate) fn normal_form(sql: &str) -> String {
     parse(sql).map_or_else(|_| sql.to_owned(), |statement| statement.to_string())
@@ -400,6 +437,9 @@ pub(crate) fn parse(sql: &str) -> datafusion::error::Result<Statement> {
     let dialect = LakeDialect::default();
     let mut statements = DFParserBuilder::new(sql).with_dialect(&dialect).build()?.parse_statements()?;
     match (statements.pop_front(), statements.len()) {
+        (Some(statement), 0) if too_deep(&statement) => datafusion::common::plan_err!(
+            "an expression is nested more than {DEEPEST} deep: make parts of it columns of a subquery, or use a list"
+        ),
         (Some(statement), 0) => Ok(statement),
         (None, _) => datafusion::common::plan_err!("there is no statement in the text"),
         _ => datafusion::common::plan_err!("there is more than one statement in the text"),

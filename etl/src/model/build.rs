@@ -23,6 +23,8 @@ use crate::table::{
 
 /// Raised when a plan's table would be laid out or computed in another way: tables of before are made anew.
 const LAYOUT: u32 = 1;
+/// How often a model is built again because somebody else has just committed to its table.
+const TRIES: u32 = 3;
 /// Tables kept up to date say row by row what changed, so that what reads them is quick.
 const PROPERTIES: &[(&str, &str)] = &[("delta.enableChangeDataFeed", "true")];
 
@@ -98,10 +100,30 @@ pub(super) async fn planned(engine: &Engine, model: &Model, inputs: &BTreeMap<Ta
 /// the same is brought up to date by what changed in its inputs, or, where that is not proven to give the same rows,
 /// computed whole: [`Built::full_because`] then says why.
 ///
+/// Two who build the same model at once do it once: who comes second finds it done.
+///
 /// # Errors
 /// [`ModelError::Input`] if an input is not there, [`ModelError::Sql`] if the SELECT cannot be planned or run; a
 /// [`TableError`] if a table cannot be read or the result cannot be committed.
 pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateTime<Utc>) -> Result<Built> {
+    let mut tries = 0;
+    loop {
+        tries += 1;
+        match attempt(engine, project, model, now).await {
+            Err(error) if tries < TRIES && overtaken(&error) => {
+                info!(model = model.name, %error, "somebody else has built it meanwhile: looking again");
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether another commit was first.
+fn overtaken(error: &crate::Error) -> bool {
+    matches!(error.downcast_ref(), Some(TableError::Conflict { .. } | TableError::Fenced { .. }))
+}
+
+async fn attempt(engine: &Engine, project: &Project, model: &Model, now: DateTime<Utc>) -> Result<Built> {
     if model.materialization == Materialization::View {
         // Planning it proves that it can be read.
         drop(engine.plan(&model.sql, Pinned::default()).await.map_err(in_sql(model))?);
@@ -122,7 +144,7 @@ pub async fn build(engine: &Engine, project: &Project, model: &Model, now: DateT
         let (session, plan) = engine.plan(&model.sql, Arc::new(inputs.clone())).await.map_err(in_sql(model))?;
         Kind::Whole(session, Box::new(plan))
     };
-    let volatile = reading.volatile().map_err(|e| engine.failed(e))?;
+    let volatile = reading.volatile().map_err(|e| engine.failed(e))?.or_else(|| identity::reads_files(project, model));
     let number = |other: &str| identity::number(project, model, reading.plan(), other);
     let plan = number(&format!("{contents:?}"));
     txns.push((format!("{}/plan", model.name), plan));

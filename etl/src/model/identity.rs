@@ -42,3 +42,10 @@ pub(super) fn views_above<'p>(project: &'p Project, model: &Model) -> Vec<&'p Mo
     views.sort_by(|a, b| a.name.cmp(&b.name));
     views
 }
+
+/// What `model` reads that no version of a table says: a file.
+pub(super) fn reads_files(project: &Project, model: &Model) -> Option<String> {
+    let texts = views_above(project, model).into_iter().map(|view| &view.sql).chain([&model.sql]);
+    let mut texts = texts.map(|sql| normal_form(sql).to_lowercase());
+    texts.any(|text| text.contains("read_items(")).then(|| "read_items".to_owned())
+}

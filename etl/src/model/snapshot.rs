@@ -128,7 +128,8 @@ pub async fn snapshot(engine: &Engine, project: &Project, model: &Model, now: Da
     let contents = inputs.values().map(Table::contents).collect::<Result<Vec<_>>>()?;
     let pinned: Pinned = Arc::new(inputs);
     let (_session, plan) = engine.plan(&model.sql, Arc::clone(&pinned)).await.map_err(in_sql)?;
-    let volatile = volatile(&plan).map_err(|e| engine.failed(e))?.is_some();
+    let volatile =
+        volatile(&plan).map_err(|e| engine.failed(e))?.is_some() || identity::reads_files(project, model).is_some();
     let other = format!("{contents:?}\n{:?}", model.config);
     txns.push((format!("{}/plan", model.name), identity::number(project, model, &plan, &other)));
     let selected = storable(plan.schema().as_arrow());

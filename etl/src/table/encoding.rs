@@ -35,6 +35,11 @@ pub fn writer_properties() -> WriterProperties {
 /// The properties of a file that begins with these rows.
 pub(super) fn properties_for(first: &RecordBatch) -> WriterProperties {
     let mut properties = base();
+    // Bounds leave NaN out, though it is larger than any number: a reader that skips by them loses its row.
+    for field in first.schema_ref().fields().iter().filter(|field| field.data_type().is_floating()) {
+        let path = ColumnPath::from(field.name().as_str());
+        properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
+    }
     for (field, column) in first.schema_ref().fields().iter().zip(first.columns()) {
         let sample = column.slice(0, column.len().min(SAMPLE));
         if sample.len() < SAMPLE / 8 || repeats(&sample) {

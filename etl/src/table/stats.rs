@@ -5,7 +5,7 @@
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::{max, max_string, min, min_string};
 use arrow::datatypes::{
-    DataType, Date32Type, Decimal128Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, TimeUnit,
+    DataType, Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, SchemaRef, TimeUnit,
     TimestampMicrosecondType, UInt64Type,
 };
 use chrono::DateTime;
@@ -58,7 +58,8 @@ pub(crate) fn of_file(schema: &SchemaRef, metadata: &ParquetMetaData) -> String 
     .to_string()
 }
 
-/// The lowest (or highest) of one bound per row group, as Delta writes it in JSON.
+/// The lowest (or highest) of one bound per row group, as Delta writes it in JSON. Floating-point numbers have none: Parquet's
+/// bounds leave NaN out, which is larger than any number.
 fn bound(groups: &ArrayRef, low: bool) -> Option<Value> {
     macro_rules! number {
         ($type:ty) => {{
@@ -72,7 +73,6 @@ fn bound(groups: &ArrayRef, low: bool) -> Option<Value> {
         DataType::Int32 => number!(Int32Type).map(|v| json!(v)),
         DataType::Int64 => number!(Int64Type).map(|v| json!(v)),
         DataType::UInt64 => number!(UInt64Type).map(|v| json!(v)),
-        DataType::Float64 => number!(Float64Type).filter(|v| v.is_finite()).map(|v| json!(v)),
         DataType::Decimal128(_, scale) => number!(Decimal128Type).and_then(|v| decimal(v, *scale)),
         DataType::Date32 => number!(Date32Type)
             .and_then(|days| DateTime::from_timestamp(i64::from(days) * 86_400, 0))

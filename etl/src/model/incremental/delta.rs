@@ -20,6 +20,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode as _};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, JoinType, NullEquality, TableReference};
 use datafusion::datasource::provider_as_source;
@@ -27,7 +28,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{
     Aggregate, Expr, ExprSchemable as _, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Union,
-    Window, lit,
+    Window, cast, lit,
 };
 
 use super::Refusal;
@@ -246,14 +247,22 @@ impl Rules<'_> {
     /// Rows with weights, those that cancel out left away, kept.
     async fn net(&mut self, rows: LogicalPlan, like: &DFSchema) -> Result<Delta, Stop> {
         let columns = rows.schema().columns();
-        let groupable = rows.schema().fields().iter().all(|field| !has_map(field.data_type()));
+        let fields = rows.schema().fields().clone();
+        // GROUP BY takes -0.0 for 0.0; their texts differ. Within lists and structures there is no such way out.
+        let hidden = |kind: &DataType| !kind.is_floating() && within(kind, DataType::is_floating);
+        let groupable = !fields.iter().any(|field| within(field.data_type(), map) || hidden(field.data_type()));
         let kept = if groupable {
             let (last, groups) = columns.split_last().ok_or_else(|| internal("no columns"))?;
-            let groups: Vec<Expr> = groups.iter().cloned().map(Expr::Column).collect();
+            let mut groups: Vec<Expr> = groups.iter().cloned().map(Expr::Column).collect();
+            let kept: Vec<Expr> = groups.clone();
+            let floats = fields.iter().zip(&kept).filter(|(field, _)| field.data_type().is_floating());
+            groups.extend(floats.map(|(_, column)| cast(column.clone(), DataType::Utf8)).collect::<Vec<_>>());
             let sum = datafusion::functions_aggregate::expr_fn::sum(Expr::Column(last.clone())).alias(WEIGHT);
+            let weight = Expr::Column(Column::from_name(WEIGHT));
             let plan = LogicalPlanBuilder::from(rows)
                 .aggregate(groups, vec![sum])?
-                .filter(Expr::Column(Column::from_name(WEIGHT)).not_eq(lit(0_i64)))?
+                .filter(weight.clone().not_eq(lit(0_i64)))?
+                .project(kept.into_iter().chain([weight]))?
                 .build()?;
             self.scratch.keep(&self.state, plan).await?
         } else {
@@ -568,16 +577,20 @@ fn worth_narrowing(plan: &LogicalPlan) -> bool {
     }
 }
 
-fn has_map(data_type: &arrow::datatypes::DataType) -> bool {
-    use arrow::datatypes::DataType;
-    match data_type {
-        DataType::Map(_, _) => true,
-        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
-            has_map(item.data_type())
+/// Whether the type, or one within it, is like that.
+fn within(data_type: &DataType, like: fn(&DataType) -> bool) -> bool {
+    like(data_type)
+        || match data_type {
+            DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+                within(item.data_type(), like)
+            }
+            DataType::Struct(fields) => fields.iter().any(|field| within(field.data_type(), like)),
+            _ => false,
         }
-        DataType::Struct(fields) => fields.iter().any(|field| has_map(field.data_type())),
-        _ => false,
-    }
+}
+
+fn map(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Map(_, _))
 }
 
 /// All rows of plans with the same columns.

@@ -107,6 +107,11 @@ pub(super) fn repeatable(plan: &LogicalPlan) -> Result<Vec<bool>, Refusal> {
         }
         (LogicalPlan::Join(join), _) => {
             for (left, right) in &join.on {
+                if float(left, join.left.schema()) || float(right, join.right.schema()) {
+                    return refuse(
+                        "a join by floating-point numbers: whether -0.0 is 0.0 depends on how the join is run",
+                    );
+                }
                 clean(left, join.left.schema(), from(0), "a join")?;
                 clean(right, join.right.schema(), from(1), "a join")?;
             }

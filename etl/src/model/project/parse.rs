@@ -18,6 +18,7 @@ use super::generic;
 use super::layout::{Layout, Part};
 use super::properties::{self, CheckSpec, Properties, SourceProperties};
 use super::{Authored, Check, CheckSubject, Materialization, Model, Project, Seed, Severity, Source, Threshold};
+use crate::engine;
 use crate::error::Result;
 use crate::table::TableName;
 
@@ -428,7 +429,8 @@ impl Survey<'_> {
         let properties = self.properties_of(draft.part, &draft.name);
         let (description, columns) = properties.map(|p| (p.description.clone(), p.columns.clone())).unwrap_or_default();
         let description = renderer.text(&description, &draft.name, &draft.table);
-        let (refs, sources) = reads(&found, renderer);
+        let (mut refs, mut sources) = reads(&found, renderer);
+        named(&sql, &draft.table, renderer, &mut refs, &mut sources);
         self.notes(&draft.file, &found);
         let model = Model {
             name: draft.name.clone(),
@@ -530,7 +532,7 @@ impl Survey<'_> {
         sql: &str,
         map: impl FnOnce() -> Option<(SourceMap, Prepared)>,
     ) -> bool {
-        let Err(error) = crate::engine::parse(sql) else { return true };
+        let Err(error) = engine::parse(sql) else { return true };
         let said = error.strip_backtrace();
         let (what, at) = sql_place(&said);
         let span = authored.span.clone().or_else(|| {
@@ -563,7 +565,8 @@ impl Survey<'_> {
         {
             return;
         }
-        let (refs, sources) = reads(&found, renderer);
+        let (mut refs, mut sources) = reads(&found, renderer);
+        named(&sql, &table, renderer, &mut refs, &mut sources);
         self.notes(&file.path, &found);
         let check = Check {
             name: file.name.clone(),
@@ -737,6 +740,29 @@ fn tags(config: &Config) -> BTreeSet<String> {
 fn reads(found: &Found, renderer: &Renderer) -> (BTreeSet<String>, BTreeSet<TableName>) {
     let sources = found.sources.iter().filter_map(|(schema, table)| renderer.names.source(schema, table).ok());
     (found.refs.iter().cloned().collect(), sources.collect())
+}
+
+/// Adds what the text names without `ref` or `source`: it is read all the same.
+fn named(
+    sql: &str,
+    own: &TableName,
+    renderer: &Renderer,
+    refs: &mut BTreeSet<String>,
+    sources: &mut BTreeSet<TableName>,
+) {
+    for table in engine::names(sql) {
+        if table == *own || table.schema == "information_schema" {
+            continue;
+        }
+        match renderer.names.tables.iter().find(|(_, known)| **known == table) {
+            Some((name, _)) => {
+                refs.insert(name.clone());
+            }
+            None => {
+                sources.insert(table);
+            }
+        }
+    }
 }
 
 /// The place of a key in `config(…)`.
