@@ -640,17 +640,17 @@ impl Typed<'_> {
             None if text.is_empty() => Err("a folder or s3://bucket/prefix is needed".to_owned()),
             None => folder_url(&root.join(text)),
         };
-        let url = self.parsed("lake.url", parse);
+        let url = self.address("lake.url", |text| parse(text).and_then(without_user));
         url.or_else(|| folder_url(&root).ok()).unwrap_or_else(nowhere)
     }
 
     fn endpoint(&mut self) -> Option<String> {
         let parse = |text: &str| match (text, http(text)) {
             ("", _) => Ok(None),
-            (_, Ok(_)) => Ok(Some(text.trim_end_matches('/').to_owned())),
+            (_, Ok(url)) => without_user(url).map(|_| Some(text.trim_end_matches('/').to_owned())),
             (_, Err(label)) => Err(label),
         };
-        self.parsed("lake.s3.endpoint", parse).flatten()
+        self.address("lake.s3.endpoint", parse).flatten()
     }
 
     fn broker(&mut self) -> Broker {
@@ -712,6 +712,11 @@ impl Typed<'_> {
 
     fn var(&mut self, key: &str) -> Option<serde_json::Value> {
         let Entry { raw, origin } = self.take(key)?;
+        // What stands for a secret is listed as it was written.
+        let written = match &raw {
+            Raw::Text(text) if text.contains("${") => Some(text.clone()),
+            _ => None,
+        };
         let value = match raw {
             Raw::Integer(number) => number.into(),
             Raw::Float(number) => number.into(),
@@ -724,9 +729,17 @@ impl Typed<'_> {
                     .unwrap_or_else(|| text.into())
             }
         };
-        self.list(key, value.clone(), &origin);
+        self.list(key, written.map_or_else(|| value.clone(), Into::into), &origin);
         Some(value)
     }
+}
+
+/// A URL that holds no password: it is part of many messages.
+fn without_user(url: Url) -> std::result::Result<Url, String> {
+    if url.username().is_empty() && url.password().is_none() {
+        return Ok(url);
+    }
+    Err("keys belong into `lake.s3.access_key_id` and `lake.s3.secret_access_key`, not into the URL".to_owned())
 }
 
 fn folder_name(root: &Path) -> String {

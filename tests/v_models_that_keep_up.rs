@@ -106,9 +106,9 @@ fn a_join_of_columns_with_one_name_loses_no_row() {
     let project = of(&seeds, &[]);
     project.ok(&["models", "build"]);
 
-    let three = "select t.k tk, u.k uk, d.n from gold.t join gold.u on t.id = u.id join gold.d on d.k = u.k order by 1";
-    let within =
-        "select t.k tk, u.k uk from gold.t join gold.u on t.id = u.id where u.k in (select k from gold.d) order by 1";
+    let three =
+        "select t.k tk, u.k uk, d.n from seeds.t join seeds.u on t.id = u.id join seeds.d on d.k = u.k order by 1";
+    let within = "select t.k tk, u.k uk from seeds.t join seeds.u on t.id = u.id where u.k in (select k from seeds.d) order by 1";
 
     assert_eq!(project.rows(three), json!([{ "tk": "x", "uk": "a", "n": 1 }, { "tk": "z", "uk": "c", "n": 2 }]));
     assert_eq!(project.rows(within), json!([{ "tk": "x", "uk": "a" }, { "tk": "z", "uk": "c" }]));
@@ -204,7 +204,7 @@ fn what_is_read_from_a_file_or_a_version_counts() {
         &[("t", "id\n1\n")],
         &[
             ("items", "select count(*) as n from read_items('items.txt')\n"),
-            ("old", "select count(*) as n from gold.t version as of 1\n"),
+            ("old", "select count(*) as n from seeds.t version as of 1\n"),
         ],
     );
     project.write("items.txt", "ITEM 1\nTitle=One\n");
@@ -216,7 +216,7 @@ fn what_is_read_from_a_file_or_a_version_counts() {
     assert_eq!(counts(), [json!(1), json!(1)]);
 
     project.write("items.txt", "ITEM 1\nTitle=One\n\nITEM 2\nTitle=Two\n");
-    project.write("sql/old.sql", "select count(*) as n from gold.t version as of 2\n");
+    project.write("sql/old.sql", "select count(*) as n from seeds.t version as of 2\n");
     project.ok(&["models", "build"]);
 
     assert_eq!(counts(), [json!(2), json!(2)]);
@@ -263,4 +263,43 @@ fn an_expression_without_end_is_refused() {
 
     assert_eq!(found.code, Some(3), "{}", found.err);
     assert!(found.err.contains("nested more than 1000 deep") && found.err.contains("deep.sql"), "{}", found.err);
+}
+
+#[test]
+fn a_table_that_somebody_else_wrote_to_is_made_anew() {
+    let counts = format!("{INCREMENTAL}select k, count(*) as n from {{{{ ref('t') }}}} group by k\n");
+    let project = of(&[("t", "k\na\na\nb\n")], &[("counts", &counts)]);
+    project.ok(&["models", "build"]);
+    let first = project.version("gold.counts");
+    project.write("sql/seeds/t.csv", "k\na\na\nb\nb\n");
+    project.ok(&["models", "build"]);
+    // Not by our restore, which puts progress back too.
+    let log = project.root().join(format!("lake/gold/counts/_delta_log/{:020}.json", first + 2));
+    let last =
+        std::fs::read_to_string(project.root().join(format!("lake/gold/counts/_delta_log/{:020}.json", first + 1)))
+            .unwrap();
+    let file = last.lines().find(|line| line.starts_with("{\"add\"")).unwrap();
+    let path = serde_json::from_str::<Value>(file).unwrap()["add"]["path"].clone();
+    let gone = json!({ "remove": { "path": path, "dataChange": true, "deletionTimestamp": 1_767_000_000_000_u64 } });
+    std::fs::write(log, format!("{gone}\n")).unwrap();
+
+    let again = &project.json(&["--json", "models", "build", "counts"])[0];
+
+    assert!(again["full_because"].as_str().unwrap().contains("somebody else"), "{again}");
+    assert_eq!(project.value("select sum(n) from gold.counts"), json!(4));
+    project.ok(&["models", "verify", "counts"]);
+}
+
+#[test]
+fn a_table_left_over_from_before_its_model_was_a_view_is_not_loaded() {
+    let project = of(&[], &[("m", "select 1 as x\n"), ("n", "select 1 as x\n")]);
+    project.write("dags/sales.toml", "[tasks.load]\nkind = \"load\"\ntables = [\"gold.m\"]\n");
+    project.write("dags/all.toml", "[tasks.load]\nkind = \"load\"\nschema = \"gold\"\n");
+    project.ok(&["models", "build"]);
+    project.write("sql/m.sql", "{{ config(materialized='view') }}\nselect 2 as x\n");
+    project.ok(&["models", "build"]);
+
+    assert!(project.fails(4, &["dags", "run", "sales"]).contains("is a view"));
+    let report = project.json(&["--json", "dags", "run", "all"]);
+    assert_eq!(report["tasks"][0]["instance"]["result"]["tables"], 1, "{report}");
 }

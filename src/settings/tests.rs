@@ -130,6 +130,22 @@ fn secrets_are_resolved_and_never_shown() {
 }
 
 #[test]
+fn what_stands_for_a_secret_is_listed_as_it_was_written() {
+    let settings = load("[vars]\ntoken = \"${env:PW}\"\n", &[("PW", "hunter2")], &[]).unwrap();
+    assert_eq!(settings.vars["token"], "hunter2");
+    let listed = settings.listing.iter().find(|listed| listed.key == "vars.token").unwrap();
+    assert_eq!(listed.value, "${env:PW}");
+
+    for text in
+        ["[lake]\nurl = \"s3://ann:hunter2@bucket/x\"", "[lake.s3]\nendpoint = \"http://ann:hunter2@minio:9000\""]
+    {
+        let failure = load(text, &[], &[]).unwrap_err();
+        assert!(!format!("{failure:?}").contains("hunter2"), "{failure:?}");
+        assert!(failure.parts().why.as_deref().unwrap().contains("lake.s3.access_key_id"), "{failure:?}");
+    }
+}
+
+#[test]
 fn a_missing_variable_is_named_with_its_key() {
     let failure = load("[lake.s3]\nsecret_access_key = \"${env:NO_SUCH}\"", &[], &[]).unwrap_err();
 

@@ -7,6 +7,7 @@ use tidemill_etl::table::TableName;
 use tidemill_orchestrator::{KindSpec, Outcome, Retry, Shape, TaskContext, TaskError};
 
 use super::{Failed, Kind, Work, count, key, read, table, with_default};
+use crate::failure::Failure;
 use crate::lakehouse::Lakehouse;
 use crate::metrics::Metrics;
 
@@ -140,6 +141,15 @@ impl Work for Settings {
             return self.append(house, metrics, context, names).await;
         }
         let models = house.models()?;
+        let views = models.views();
+        if let Some(view) = self.tables.iter().find(|name| table(name).is_ok_and(|name| views.contains_key(&name))) {
+            return Err(Failure::new("D0129", format!("`{view}` is a view, and only tables can be loaded"))
+                .why("a view has no versions, so nobody could tell what of it the warehouse has")
+                .fix("say `materialized='table'` or `'incremental'` in the model")
+                .into());
+        }
+        // A table that is left over from before its model became a view.
+        names.retain(|name| !views.contains_key(name));
         let engine = house.engine().await?;
         let mut warehouse = house.warehouse().await?;
         let total = names.len() as u64;

@@ -95,7 +95,8 @@ pub(super) async fn planned(engine: &Engine, model: &Model, inputs: &BTreeMap<Ta
 /// Brings the table of `model` up to date, unless its plan and all its inputs are what it was made from.
 ///
 /// The output commit carries txn `{model}/{input}` = the version read, for each input, txn `{model}/plan` = a number for the
-/// SELECT and the files it read, and for incremental models txn `{model}/select` = a number for the SELECT and the former, so that a
+/// SELECT and the files it read, for incremental models txn `{model}/select` = a number for the SELECT and the former, and txn `{model}/rows` = a number for the files
+/// that the table then has, so that a
 /// crash at any point leaves either the old table or the new one with its progress. An incremental model whose plan is
 /// the same is brought up to date by what changed in its inputs, or, where that is not proven to give the same rows,
 /// computed whole: [`Built::full_because`] then says why.
@@ -167,12 +168,17 @@ async fn attempt(engine: &Engine, project: &Project, model: &Model, now: DateTim
     let same = |((app, wanted), (_, found)): (&(String, i64), &(String, Option<i64>))| {
         Some(*wanted) == *found || (!is_hash(app) && found.is_some())
     };
-    if volatile.is_none() && txns.iter().zip(&expected).all(same) {
+    // A table that somebody else has written to is not what it was made as.
+    let rows = format!("{}/rows", model.name);
+    let found = table.txn(&rows).await?;
+    let ours = found == Some(identity::of_text(&table.contents()?));
+    if volatile.is_none() && ours && txns.iter().zip(&expected).all(same) {
         return Ok(Built::unchanged(model, Some(table.version())));
     }
     let shown = expected.iter().find(|(app, _)| app.ends_with("/plan")).and_then(|(_, found)| *found);
     let select = shown.map(select);
-    let mut work = Work { engine, project, model, table, schema, txns, expected, select, volatile, now };
+    expected.push((rows, found));
+    let mut work = Work { engine, project, model, table, schema, txns, expected, select, ours, volatile, now };
     let reading = match reading {
         Kind::Whole(session, plan) => return work.whole(session, *plan, None).await,
         Kind::Incremental(reading) => reading,
@@ -221,6 +227,8 @@ struct Work<'a> {
     expected: Vec<(String, Option<i64>)>,
     /// What the table says of its SELECT if it was made by this one, incrementally.
     select: Option<i64>,
+    /// Whether nobody else has written to the table.
+    ours: bool,
     volatile: Option<String>,
     now: DateTime<Utc>,
 }
@@ -234,6 +242,9 @@ impl Work<'_> {
         let found = |app: &str| self.expected.iter().find(|(known, _)| known == app).and_then(|(_, found)| *found);
         let select = format!("{}/select", self.model.name);
         let Some(before) = found(&select) else { return Ok(Err(None)) };
+        if !self.ours {
+            return Ok(Err(Some("somebody else has written to the table".to_owned())));
+        }
         if self.select != Some(before) {
             return Ok(Err(Some(
                 "the table was made by another SELECT, or of other columns, or was kept in another way".to_owned(),
@@ -253,11 +264,14 @@ impl Work<'_> {
         Ok(Ok(consumed))
     }
 
-    fn commit(&self, operation: Operation) -> Commit {
+    /// A commit that carries what the table is made from, and what it holds then.
+    fn commit(&self, operation: Operation, adds: &[Add], gone: impl Fn(&str) -> bool) -> Result<Commit> {
         let mut commit = Commit::new(operation, Guard::Exclusive, self.now);
+        let holds = self.table.contents_with(adds.iter().map(|add| add.path.as_str()), gone)?;
         commit.txns.clone_from(&self.txns);
+        commit.txns.push((format!("{}/rows", self.model.name), identity::of_text(&holds)));
         commit.expected.clone_from(&self.expected);
-        commit
+        Ok(commit)
     }
 
     /// Asks the model's checks about what its table would hold: nothing is seen that they refuse.
@@ -275,7 +289,8 @@ impl Work<'_> {
         let adds: Vec<Add> = actions.iter().filter_map(put).collect();
         let gone: BTreeSet<String> = actions.iter().filter_map(taken).collect();
         self.judge(&adds, |path| gone.contains(path)).await?;
-        let mut commit = self.commit(if went > 0 { Operation::Upsert } else { Operation::Append });
+        let operation = if went > 0 { Operation::Upsert } else { Operation::Append };
+        let mut commit = self.commit(operation, &adds, |path| gone.contains(path))?;
         commit.actions = actions;
         commit.metrics = json!({ "numTargetRowsInserted": came, "numTargetRowsDeleted": went });
         commit.info.insert("class".to_owned(), json!(class));
@@ -311,7 +326,7 @@ impl Work<'_> {
         let written = writer.rows();
         let adds = writer.finish().await?;
         self.judge(&adds, |_| true).await?;
-        let mut commit = self.commit(Operation::Overwrite);
+        let mut commit = self.commit(Operation::Overwrite, &adds, |_| true)?;
         let metadata = self.table.metadata()?;
         if self.table.schema()?.fields() != self.schema.fields() {
             let columns: StructType = self.schema.as_ref().try_into_kernel().map_err(store)?;

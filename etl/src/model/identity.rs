@@ -22,7 +22,16 @@ pub(super) fn number(project: &Project, model: &Model, plan: &LogicalPlan, other
     for view in views_above(project, model) {
         add(&normal_form(&view.sql));
     }
-    let digest = digest.finalize();
+    positive(digest.finalize())
+}
+
+/// A number for a text.
+pub(super) fn of_text(text: &str) -> i64 {
+    positive(blake3::hash(text.as_bytes()))
+}
+
+/// Its first 63 bits: progress is never negative.
+fn positive(digest: blake3::Hash) -> i64 {
     let (head, _) = digest.as_bytes().split_at(8);
     i64::from_le_bytes(head.try_into().unwrap_or_default()) & i64::MAX
 }

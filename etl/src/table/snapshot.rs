@@ -166,6 +166,17 @@ impl Table {
         Ok(format!("{} {:032x}", self.id(), origin::sum(files.iter().map(|file| file.path.as_str()))))
     }
 
+    /// What [`Table::contents`] will be once these files have come and those that are `gone` went.
+    pub(crate) fn contents_with<'p>(
+        &self,
+        come: impl Iterator<Item = &'p str>,
+        gone: impl Fn(&str) -> bool,
+    ) -> Result<String> {
+        let files = self.files()?;
+        let stay = files.iter().map(|file| file.path.as_str()).filter(|path| !gone(path));
+        Ok(format!("{} {:032x}", self.id(), origin::sum(stay).wrapping_add(origin::sum(come))))
+    }
+
     pub(crate) fn metadata(&self) -> Result<deltalake::kernel::Metadata> {
         let state = self.delta.snapshot().map_err(|e| TableError::delta("read", &self.name, e))?;
         Ok(state.metadata().clone())

@@ -278,6 +278,7 @@ impl Groups {
             if batch.num_rows() == 0 {
                 continue;
             }
+            let batch = with_binary(&batch, self.columns)?;
             self.held = Some(match self.held.take() {
                 Some(held) if held.num_rows() > 0 => arrow::compute::concat_batches(&batch.schema(), [&held, &batch])?,
                 _ => batch,
@@ -293,8 +294,7 @@ impl Groups {
         }
         loop {
             let Some(held) = &self.held else { return Ok(None) };
-            let digests = arrow::compute::cast(held.column(self.columns), &DataType::Binary)?;
-            let digests = digests.as_binary::<i32>();
+            let digests = held.column(self.columns).as_binary::<i32>();
             let first = digests.value(0).to_vec();
             let end = (0..held.num_rows()).find(|at| digests.value(*at) != first.as_slice());
             let end = match end {
@@ -309,6 +309,17 @@ impl Groups {
             return Ok(Some(Group { digest: first, rows, floats }));
         }
     }
+}
+
+/// The batch with the column at `at` as plain bytes.
+fn with_binary(batch: &RecordBatch, at: usize) -> Result<RecordBatch, DataFusionError> {
+    let (schema, mut columns, _) = batch.clone().into_parts();
+    let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+    if let (Some(column), Some(field)) = (columns.get_mut(at), fields.get_mut(at)) {
+        *column = arrow::compute::cast(column, &DataType::Binary)?;
+        *field = Arc::new(field.as_ref().clone().with_data_type(DataType::Binary));
+    }
+    Ok(RecordBatch::try_new(Arc::new(arrow::datatypes::Schema::new(fields)), columns)?)
 }
 
 fn floats(rows: &RecordBatch, which: &[usize]) -> Vec<Vec<Option<f64>>> {
