@@ -1,7 +1,7 @@
 //! What happened, durable. The history is the only state of the orchestrator: everything else can be lost with the process.
 pub mod memory;
 pub mod sqlite;
-mod step;
+pub(crate) mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -325,8 +325,18 @@ impl TaskChange {
     }
 }
 
+/// What became of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// For each whether it was accepted.
+    pub accepted: Vec<bool>,
+    /// The version of the history now, if these changes alone made it of the version that was named; absent: others have changed something, too, or
+    /// that is not known.
+    pub version: Option<u64>,
+}
+
 /// A run under way or queued, with its tasks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ActiveRun {
     /// The run.
     pub run: Run,
@@ -355,7 +365,7 @@ pub struct LastRun {
 }
 
 /// Everything a decision needs from the history.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct HistoryView {
     /// Runs that have not ended, oldest first.
     pub runs: Vec<ActiveRun>,
@@ -409,6 +419,20 @@ pub trait History: Send + Sync {
     /// # Errors
     /// If the store fails; then nothing has changed.
     fn apply(&self, owner: &str, now: DateTime<Utc>, changes: &[Change]) -> Result<Vec<bool>, HistoryError>;
+
+    /// Applies changes as [`History::apply`] does, and says whether whoever had read the history at `version` knows all that was changed since.
+    ///
+    /// # Errors
+    /// If the store fails; then nothing has changed.
+    fn apply_at(
+        &self,
+        owner: &str,
+        now: DateTime<Utc>,
+        changes: &[Change],
+        _version: u64,
+    ) -> Result<Applied, HistoryError> {
+        Ok(Applied { accepted: self.apply(owner, now, changes)?, version: None })
+    }
 
     /// Returns what has not ended, and the last run of each of the DAGs named.
     ///

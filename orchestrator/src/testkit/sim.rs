@@ -9,14 +9,16 @@ use crate::dag::{
     TaskPolicy, Trigger,
 };
 use crate::history::memory::MemoryHistory;
-use crate::history::{Backfill, Change, History, HistoryError, HistoryView, RunFilter};
+use crate::history::{Applied, Backfill, Change, History, HistoryError, HistoryView, RunFilter};
 use crate::invariant::{Violation, check};
 use crate::plan::amend::{Wish, amend};
-use crate::plan::{Action, Arrived, Ended, Scope, Situation, decide};
+use crate::plan::standing::Standings;
+use crate::plan::{Action, Arrived, Ended, Scope, Situation, decide, decide_on};
 use crate::retry::RetryPolicy;
 use crate::rule::RULES;
 use crate::run::{Choice, Interval, TaskState};
 use crate::schedule::Schedule;
+use crate::scheduler::replica::Replica;
 use crate::task::{Outcome, Retry, TaskError};
 use crate::trigger::FileId;
 
@@ -29,6 +31,8 @@ pub struct SimReport {
     pub attempts: usize,
     /// Processes that died.
     pub crashes: usize,
+    /// How often a process decided on what it had in mind, without reading the history again.
+    pub followed: usize,
     /// What broke.
     pub violations: Vec<Violation>,
 }
@@ -81,6 +85,8 @@ struct Process {
     ended: Vec<Ended>,
     /// Looked at the history some time ago and has not decided yet.
     stale: Option<HistoryView>,
+    /// What it keeps of the history in mind.
+    replica: Replica,
 }
 
 struct World {
@@ -120,7 +126,13 @@ impl World {
     fn start(&mut self) {
         self.born += 1;
         let id = format!("process-{}", self.born);
-        self.processes.push(Process { id, live: BTreeMap::new(), ended: Vec::new(), stale: None });
+        self.processes.push(Process {
+            id,
+            live: BTreeMap::new(),
+            ended: Vec::new(),
+            stale: None,
+            replica: Replica::default(),
+        });
     }
 
     fn step(&mut self) -> Result<(), HistoryError> {
@@ -259,10 +271,16 @@ impl World {
 
     /// One turn of the loop: look (or use what was seen earlier), decide, record, start.
     fn turn(&mut self, who: usize) -> Result<bool, HistoryError> {
-        let view = match self.processes[who].stale.take() {
+        let stale = self.processes[who].stale.take();
+        let decided_on_mind = stale.is_none();
+        let version = self.history.version()?;
+        let view = match stale {
             Some(view) => view,
             None => self.history.view(&self.continuous())?,
         };
+        if decided_on_mind {
+            self.remember(who, &view, version);
+        }
         let mut arrived = Vec::new();
         for file in &self.files {
             if !self.history.unseen(&file.dag, std::slice::from_ref(&file.file))?.is_empty() {
@@ -286,7 +304,15 @@ impl World {
             pools: &pools,
             stopping: false,
         };
-        let actions = decide(&self.dags, &view, &situation);
+        let actions = if decided_on_mind {
+            let replica = &mut process.replica;
+            decide_on(&self.dags, &replica.view, &mut replica.standings, &situation)
+        } else {
+            decide(&self.dags, &view, &situation)
+        };
+        if decided_on_mind && process.replica.standings != Standings::of(&view.runs) {
+            self.report.violations.push(Violation { id: "R10", what: "a decision left something behind".to_owned() });
+        }
         let changes: Vec<Change> = actions
             .iter()
             .map(|action| match action {
@@ -296,9 +322,12 @@ impl World {
         let me = process.id.clone();
         // What has ended is kept until it is recorded: a stale view may not have known the attempt.
         let before: BTreeSet<(String, String)> = self.ended_tasks(&view);
-        let accepted = self.history.apply(&me, self.now, &changes)?;
+        let Applied { accepted, version } = self.history.apply_at(&me, self.now, &changes, version)?;
         let fresh = self.history.view(&[])?;
         let process = &mut self.processes[who];
+        let followed = changes.iter().zip(&accepted).filter(|(_, accepted)| **accepted).map(|(change, _)| change);
+        // What was decided on an older view does not follow from what is in mind.
+        process.replica.follow(&me, self.now, followed, version.filter(|_| decided_on_mind));
         process.ended.retain(|ended| {
             fresh.runs.iter().any(|active| {
                 active.run.id == ended.run
@@ -330,6 +359,28 @@ impl World {
             self.processes[who].live.insert(key, work.attempt);
         }
         Ok(moved)
+    }
+
+    /// Reads what a process does not know of the history, and compares what it knows with what is so.
+    fn remember(&mut self, who: usize, view: &HistoryView, version: u64) {
+        let last_of = self.continuous();
+        let replica = &mut self.processes[who].replica;
+        if !replica.is(version, &last_of) {
+            replica.load(view.clone(), last_of, version);
+            return;
+        }
+        let mut known = replica.view.clone();
+        for (active, standing) in known.runs.iter_mut().zip(&replica.standings.0) {
+            active.tasks = standing.as_ref().map(|standing| standing.tasks().to_vec()).unwrap_or_default();
+        }
+        self.report.followed += 1;
+        if known != *view {
+            let (known, view) = (format!("{known:?}"), format!("{view:?}"));
+            let same = known.chars().zip(view.chars()).take_while(|(one, other)| one == other).count();
+            let from = |text: &str| text.chars().skip(same.saturating_sub(80)).take(200).collect::<String>();
+            let what = format!("a process has `{}` in mind, the history has `{}`", from(&known), from(&view));
+            self.report.violations.push(Violation { id: "R10", what });
+        }
     }
 
     fn ended_tasks(&self, view: &HistoryView) -> BTreeSet<(String, String)> {
