@@ -7,5 +7,7 @@ mod plans;
 mod problems;
 #[cfg(test)]
 mod runs;
+#[cfg(all(test, feature = "postgres"))]
+mod shared;
 #[cfg(test)]
 mod worlds;

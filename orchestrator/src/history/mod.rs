@@ -1,5 +1,7 @@
 //! What happened, durable. The history is the only state of the orchestrator: everything else can be lost with the process.
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod sqlite;
 pub(crate) mod step;
 
