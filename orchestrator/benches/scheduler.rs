@@ -4,11 +4,12 @@
 //! `past` (the same with a million runs in the history). Each figure is the median and the worst of five.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and may fail")]
 use std::fmt::Write as _;
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Map;
+use tempfile::TempDir;
 use tidemill_orchestrator::history::{History, RunFilter};
 use tidemill_orchestrator::testkit::{SCRIPT, Script};
 use tidemill_orchestrator::{
@@ -52,6 +53,7 @@ async fn main() {
     if wanted("past") {
         past().await;
     }
+    FOLDERS.lock().unwrap().clear();
 }
 
 /// The same with nothing and with a million runs behind it.
@@ -152,10 +154,20 @@ fn scheduler(folder: &Path, dags: Dags, slots: usize, history: &Arc<SqliteHistor
     Scheduler::new(config)
 }
 
-async fn one_run(dags: Dags, slots: usize, path: Option<&Path>) -> Duration {
+/// Folders that stay until the end: a file system that is taking back thousands of files is slow to make new ones.
+static FOLDERS: Mutex<Vec<TempDir>> = Mutex::new(Vec::new());
+
+fn folder() -> PathBuf {
     let folder = tempfile::tempdir().unwrap();
-    let history = Arc::new(SqliteHistory::open(path.unwrap_or(&folder.path().join("history.db"))).unwrap());
-    let scheduler = scheduler(folder.path(), dags, slots, &history);
+    let path = folder.path().to_path_buf();
+    FOLDERS.lock().unwrap().push(folder);
+    path
+}
+
+async fn one_run(dags: Dags, slots: usize, path: Option<&Path>) -> Duration {
+    let folder = folder();
+    let history = Arc::new(SqliteHistory::open(path.unwrap_or(&folder.join("history.db"))).unwrap());
+    let scheduler = scheduler(&folder, dags, slots, &history);
     let request = RunRequest {
         dag: "bench".to_owned(),
         params: Map::new(),
@@ -173,10 +185,10 @@ async fn one_run(dags: Dags, slots: usize, path: Option<&Path>) -> Duration {
 }
 
 async fn many_runs(count: usize, path: Option<&Path>) -> Duration {
-    let folder = tempfile::tempdir().unwrap();
-    let history = Arc::new(SqliteHistory::open(path.unwrap_or(&folder.path().join("history.db"))).unwrap());
+    let folder = folder();
+    let history = Arc::new(SqliteHistory::open(path.unwrap_or(&folder.join("history.db"))).unwrap());
     let dags = dag("max_active_runs = 1000\n[tasks.one]\nkind = \"script\"\n");
-    let scheduler = scheduler(folder.path(), dags, 32, &history);
+    let scheduler = scheduler(&folder, dags, 32, &history);
     for _ in 0..count {
         history.enqueue("bench", Map::new(), Map::new(), "bench", WallClock.now()).unwrap();
     }

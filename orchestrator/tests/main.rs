@@ -7,7 +7,8 @@ mod plans;
 mod problems;
 #[cfg(test)]
 mod runs;
-#[cfg(all(test, feature = "postgres"))]
+#[cfg(test)]
+#[cfg(feature = "postgres")]
 mod shared;
 #[cfg(test)]
 mod worlds;

@@ -127,6 +127,9 @@ fn a_connection_that_was_cut_is_made_anew() {
     assert_eq!(one.view(&[]).unwrap().runs.len(), 2);
 }
 
+/// How many runs the schedulers share.
+const RUNS: usize = 24;
+
 const CHAIN: &str = "max_active_runs = 4\nmax_active_tasks = 3\n[tasks.a]\nkind = \"script\"\n[tasks.b]\nkind = \"script\"\nafter = \"a\"\n\
                      [tasks.c]\nkind = \"script\"\nafter = \"a\"\n[tasks.d]\nkind = \"script\"\nafter = [\"b\", \"c\"]\n";
 
@@ -151,7 +154,6 @@ fn start(url: &str, schema: &str, folder: &Path, script: &Script, number: u32) -
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn schedulers_come_and_go_and_each_task_is_done_once() {
     let Some((url, schema)) = place("schedulers_come_and_go_and_each_task_is_done_once") else { return };
-    const RUNS: usize = 24;
     let folder = tempfile::tempdir().unwrap();
     let script = Script::default();
     let history = PostgresHistory::open(&url, &schema).unwrap();
@@ -187,7 +189,9 @@ async fn schedulers_come_and_go_and_each_task_is_done_once() {
     }
     assert_eq!(ended(), RUNS);
     assert!(killed >= 3, "{killed} were killed");
-    at_work.into_iter().for_each(|(_, serve)| serve.abort());
+    for (_, serve) in at_work {
+        serve.abort();
+    }
 
     let (mut attempts, mut resumes) = (0, 0);
     for run in history.runs(&RunFilter { limit: 99, ..RunFilter::default() }).unwrap() {

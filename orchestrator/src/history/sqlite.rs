@@ -28,7 +28,8 @@ use crate::run::{
 use crate::trigger::FileId;
 
 /// The migrations in order; the format's number is how many have run.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
 
 /// How long a writer waits for another.
 const BUSY: Duration = Duration::from_secs(30);

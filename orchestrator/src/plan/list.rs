@@ -2,7 +2,6 @@
 use serde_json::Value;
 
 use super::Plan;
-use super::names::names;
 use super::progress::Progress;
 use crate::dag::{MOST_ITEMS, template};
 use crate::history::TaskChange;
@@ -15,7 +14,7 @@ impl Progress<'_> {
         let task = &self.definition.tasks[of];
         let Some(map) = &task.policy.map else { return };
         let attempt = self.standing.own(of).map_or(0, |known| known.attempt);
-        let names = names(self.definition, self.run, self.standing, of, 0, None);
+        let names = self.names(of, 0, None);
         let fault = |why: String| {
             TaskError::new("D0127", "the list of the task cannot be made", Retry::Never)
                 .why(why)

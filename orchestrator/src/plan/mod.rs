@@ -18,7 +18,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::dag::{Dags, TaskDef};
+use crate::dag::{CallOn, Dags, TaskDef};
 use crate::history::{ActiveRun, Change, HistoryView, TaskChange};
 use crate::run::{Run, RunState, RunStep, TaskStep};
 use crate::task::{Outcome, Retry, TaskError};
@@ -243,6 +243,7 @@ impl<'a> Plan<'a> {
                 self.record(Change::Task(Box::new(change)));
             }
             self.record(Change::End { run: run.id.clone(), step: RunStep::Cancel, error: None });
+            self.start_others(run, dags, RunState::Cancelled);
             return;
         }
         let running = begun.get(run.dag.as_str()).copied().unwrap_or_default();
@@ -261,7 +262,13 @@ impl<'a> Plan<'a> {
             Err(error) => {
                 let mut failure = TaskError::new(error.code(), error.to_string(), Retry::AfterPerson);
                 failure.fix = error.fix();
+                let pinned = active.definition.as_ref().or_else(|| dags.get(&run.dag));
+                let calls = pinned.map(|dag| {
+                    tell::calls(self.situation.now, &dag.calls, run, "", 0, CallOn::Failure, Some(&failure))
+                });
                 self.record(Change::End { run: run.id.clone(), step: RunStep::Fail, error: Some(failure) });
+                self.start_others(run, dags, RunState::Failed);
+                calls.into_iter().flatten().for_each(|call| self.record(call));
             }
         }
     }

@@ -4,12 +4,14 @@ use serde_json::{Map, Value, json};
 
 use super::standing::Standing;
 use crate::dag::{Dag, TaskDef, template};
-use crate::run::Run;
+use crate::run::{Interval, Run};
 
-/// The names for one task (`of`, of the definition): its run, its place, and of the tasks before it how they ended.
+/// The names for one task (`of`, of the definition): its run, the time it covers, its place, and of the tasks before it how they
+/// ended.
 pub(super) fn names(
     dag: &Dag,
     run: &Run,
+    interval: Option<Interval>,
     standing: &Standing,
     of: usize,
     attempt: u32,
@@ -40,7 +42,7 @@ pub(super) fn names(
         "task": {"id": task.id, "attempt": attempt},
         "tasks": before,
     });
-    if let Some(interval) = run.interval {
+    if let Some(interval) = interval {
         names["interval"] = json!({"start": instant(interval.start), "end": instant(interval.end)});
     }
     if let Some((index, item)) = item {

@@ -1,4 +1,5 @@
 //! One run under way: what its attempts' ends mean, what can start, and when it has ended. Tasks change here as they will in the history.
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -9,10 +10,11 @@ use super::limits::holds;
 use super::names::names;
 use super::standing::{Standing, Turn};
 use super::{Ended, Plan, Work, tell};
-use crate::dag::{CallOn, Dag, Dags, EventOf, EventTrigger, OnCrash, Trigger, graph, template};
-use crate::history::{Change, Event, HistoryView, Hold, TaskChange};
+use crate::dag::{CallOn, Dag, Dags, OnCrash, Trigger, graph, template};
+use crate::history::{Change, HistoryView, Hold, TaskChange};
 use crate::rule::Verdict;
-use crate::run::{Run, RunState, RunStep, TaskInstance, TaskState, TaskStep};
+use crate::run::{Cause, Interval, Run, RunState, RunStep, TaskInstance, TaskState, TaskStep};
+use crate::schedule::interval;
 use crate::task::{Retry, TaskError};
 
 /// One run.
@@ -26,11 +28,14 @@ pub(super) struct Progress<'v> {
     pub(super) lost: Vec<usize>,
     /// Places whose time has come.
     due: BTreeSet<Turn>,
+    /// The time the run covers, once it was asked for.
+    covers: OnceCell<Option<Interval>>,
 }
 
 impl<'v> Progress<'v> {
     pub(super) fn new(definition: &'v Arc<Dag>, run: &'v Run, standing: &'v mut Standing) -> Self {
-        Self { definition, run, standing, before: Vec::new(), lost: Vec::new(), due: BTreeSet::new() }
+        let covers = OnceCell::new();
+        Self { definition, run, standing, before: Vec::new(), lost: Vec::new(), due: BTreeSet::new(), covers }
     }
 
     /// Puts the tasks back as the history has them.
@@ -86,7 +91,8 @@ impl<'v> Progress<'v> {
         };
         self.set(place, task);
         change.amended = self.run.amended;
-        let calls = tell::of_task(plan.situation.now, self.definition, self.run, &change, state);
+        let task = &self.definition.tasks[self.standing.of(place)];
+        let calls = tell::of_task(plan.situation.now, self.definition, task, self.run, &change, state);
         plan.record(Change::Task(Box::new(change)));
         for call in calls {
             plan.record(call);
@@ -126,9 +132,8 @@ impl<'v> Progress<'v> {
     /// Makes a change of a failed attempt: another one later, or the end.
     fn failed(&self, plan: &Plan<'_>, change: &mut TaskChange, base: u32, error: &TaskError) {
         let seed = format!("{}/{}", self.run.id, change.task);
-        let wait = self
-            .definition
-            .task(&change.task)
+        let task = self.standing.find(&change.task).map(|place| &self.definition.tasks[self.standing.of(place)]);
+        let wait = task
             .filter(|task| task.retry.covers(error) && !plan.cancelled(self.run))
             .and_then(|task| task.retry.wait(change.attempt.saturating_sub(base), &seed));
         change.step = if wait.is_some() { TaskStep::Retry } else { TaskStep::Fail };
@@ -200,7 +205,7 @@ impl<'v> Progress<'v> {
         }
         if self.standing.over() {
             plan.record(Change::End { run: self.run.id.clone(), step: RunStep::Cancel, error: None });
-            self.start_others(plan, dags, RunState::Cancelled);
+            plan.start_others(self.run, dags, RunState::Cancelled);
         }
     }
 
@@ -253,7 +258,11 @@ impl<'v> Progress<'v> {
                 continue;
             }
             plan.record(Change::Missed { run: self.run.id.clone(), task: task.to_owned() });
-            for call in tell::calls(now, self.definition, self.run, task, 0, CallOn::Deadline, None) {
+            let calls = match self.definition.task(task) {
+                Some(task) => &task.policy.calls,
+                None => &self.definition.calls,
+            };
+            for call in tell::calls(now, calls, self.run, task, 0, CallOn::Deadline, None) {
                 plan.record(call);
             }
         }
@@ -304,14 +313,34 @@ impl<'v> Progress<'v> {
         change.amended = self.run.amended;
         change.holds = holds;
         let mut task = self.definition.tasks[of].clone();
-        let names = names(self.definition, self.run, self.standing, of, attempt, known.item.as_ref());
+        let names = self.names(of, attempt, known.item.as_ref());
         let next = self.standing.after(self.definition, of).map(|task| task.id.clone()).collect();
         task.id.clone_from(&known.task);
         let since = known.started_at;
-        let work = Work { run: self.run.clone(), task, attempt, resumed: step == TaskStep::Resume, since, next, names };
+        let run = Run { interval: self.covers(), ..self.run.clone() };
+        let work = Work { run, task, attempt, resumed: step == TaskStep::Resume, since, next, names };
         let running = TaskInstance { state: TaskState::Running, ..known.clone() };
         self.set(place, running);
         (change, work)
+    }
+
+    /// The time the run covers. One that somebody asked for covers the latest interval of its DAG's schedule that had ended by then.
+    fn covers(&self) -> Option<Interval> {
+        *self.covers.get_or_init(|| {
+            let schedule = self.definition.triggers.iter().find_map(|trigger| match trigger {
+                Trigger::Schedule(trigger) => Some(&trigger.schedule),
+                _ => None,
+            });
+            let asked_for = schedule.filter(|_| matches!(self.run.cause, Cause::Manual { .. }));
+            self.run
+                .interval
+                .or_else(|| asked_for.and_then(|schedule| interval::asked_for(schedule, self.run.queued_at)))
+        })
+    }
+
+    /// What the templates of a task may name.
+    pub(super) fn names(&self, of: usize, attempt: u32, item: Option<&(u32, Value)>) -> Value {
+        names(self.definition, self.run, self.covers(), self.standing, of, attempt, item)
     }
 
     /// The task that a task waits for, if its rule waits.
@@ -326,7 +355,7 @@ impl<'v> Progress<'v> {
         let of = self.standing.of(place);
         let (task, known) = (&self.definition.tasks[of], self.standing.at(place));
         let key = task.policy.key.as_ref().map(|key| {
-            let names = names(self.definition, self.run, self.standing, of, known.attempt, known.item.as_ref());
+            let names = self.names(of, known.attempt, known.item.as_ref());
             match template::render_one(&Value::String(key.key.clone()), &names) {
                 Ok(Value::String(key)) => key,
                 Ok(other) => other.to_string(),
@@ -335,24 +364,6 @@ impl<'v> Progress<'v> {
             }
         });
         holds(self.definition, task, key, pools)
-    }
-
-    /// Notes, with the run's end, that it is to start runs of other DAGs. A run that was opened again and ended once more does so once more.
-    fn start_others(&self, plan: &mut Plan<'_>, dags: &Dags, state: RunState) {
-        for dag in dags.iter() {
-            for (trigger, number) in dag.triggers.iter().zip(0..) {
-                let Trigger::Event(EventTrigger { of: EventOf::Dag { dag: watched, any_end }, .. }) = trigger else {
-                    continue;
-                };
-                if *watched != self.run.dag || !any_end && state != RunState::Success {
-                    continue;
-                }
-                let key = format!("{} {}", self.run.id, self.run.amended);
-                let body = serde_json::json!({"dag": self.run.dag, "run": self.run.id, "state": state, "interval": self.run.interval});
-                let event = Box::new(Event { dag: dag.id.clone(), trigger: number, key, body });
-                plan.record(Change::Event { event, end_of: Some(self.run.id.clone()), past: false });
-            }
-        }
     }
 
     /// Ends the run when all its tasks have ended: as its leaves did.
@@ -366,10 +377,10 @@ impl<'v> Progress<'v> {
             .any(|task| matches!(task.state, TaskState::Failed | TaskState::UpstreamFailed | TaskState::Cancelled));
         let step = if failed { RunStep::Fail } else { RunStep::Succeed };
         plan.record(Change::End { run: self.run.id.clone(), step, error: None });
-        self.start_others(plan, dags, if failed { RunState::Failed } else { RunState::Success });
+        plan.start_others(self.run, dags, if failed { RunState::Failed } else { RunState::Success });
         let on = if failed { CallOn::Failure } else { CallOn::Success };
         let first = self.standing.tasks().iter().find_map(|task| task.error.as_ref().filter(|_| failed));
-        for call in tell::calls(plan.situation.now, self.definition, self.run, "", 0, on, first) {
+        for call in tell::calls(plan.situation.now, &self.definition.calls, self.run, "", 0, on, first) {
             plan.record(call);
         }
     }

@@ -56,7 +56,7 @@ impl PostgresHistory {
         // Where it is, without the secret.
         let shown = format!("{} of {:?} {:?}", schema, config.get_dbname().unwrap_or_default(), config.get_hosts());
         let history = Self { config, schema: schema.to_owned(), inner: Mutex::default() };
-        let found = history.with(|history, inner| history.migrate(inner)).map_err(|fault| failed(&shown, fault))?;
+        let found = history.with(Self::migrate).map_err(|fault| failed(&shown, fault))?;
         let known = i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX);
         if found > known {
             return Err(HistoryError::Newer { path: shown, found, known });
@@ -139,6 +139,18 @@ impl PostgresHistory {
         .map_err(|fault| HistoryError::Store { doing: "read", source: fault.into() })
     }
 
+    /// Asks one question, which is a snapshot by itself.
+    fn ask<T: Send>(&self, ask: impl FnOnce(&mut Session) -> Sql<T> + Send) -> Result<T, HistoryError> {
+        self.with(|history, inner| {
+            let value = ask(history.session(inner)?);
+            if value.is_err() {
+                inner.session = None;
+            }
+            value
+        })
+        .map_err(|fault| HistoryError::Store { doing: "read", source: fault.into() })
+    }
+
     fn write<T: Send>(&self, write: impl FnOnce(&mut Session) -> Sql<T> + Send) -> Result<T, HistoryError> {
         self.with(|history, inner| {
             let lock = history.lock();
@@ -196,16 +208,10 @@ impl History for PostgresHistory {
     }
 
     fn version(&self) -> Result<u64, HistoryError> {
-        let asked = self.with(|history, inner| {
-            let sql = history.session(inner)?;
-            let row = sql.row("SELECT number FROM version", &[]);
-            if row.is_err() {
-                inner.session = None;
-            }
-            let number: i64 = row?.map_or(Ok(0), |row| row.try_get(0))?;
+        self.ask(|sql| {
+            let number: i64 = sql.row("SELECT number FROM version", &[])?.map_or(Ok(0), |row| row.try_get(0))?;
             Ok(number.cast_unsigned())
-        });
-        asked.map_err(|fault| HistoryError::Store { doing: "read", source: fault.into() })
+        })
     }
 
     fn unseen(&self, dag: &str, files: &[FileId]) -> Result<Vec<FileId>, HistoryError> {
@@ -242,14 +248,14 @@ impl History for PostgresHistory {
     }
 
     fn owners(&self) -> Result<Vec<OwnerRecord>, HistoryError> {
-        self.read(|sql, _| {
+        self.ask(|sql| {
             let asked = "SELECT owner_json, lease_until, retired FROM owners WHERE id IN (SELECT owner FROM runs WHERE ended_at IS NULL) ORDER BY id";
             sql.rows(asked, &[])?.iter().map(read::owner_of).collect()
         })
     }
 
     fn schedulers(&self) -> Result<Vec<OwnerRecord>, HistoryError> {
-        self.read(|sql, _| {
+        self.ask(|sql| {
             let asked = "SELECT owner_json, lease_until, retired FROM owners WHERE NOT retired ORDER BY id";
             sql.rows(asked, &[])?.iter().map(read::owner_of).collect()
         })
@@ -260,7 +266,7 @@ impl History for PostgresHistory {
         let state = filter.state.map(RunState::name);
         let (place, order) = ("SELECT", "ORDER BY queued_at DESC, number DESC LIMIT $1");
         let runs = read::RUN;
-        self.read(|sql, _| {
+        self.ask(|sql| {
             // Four plain statements, so that each has its index.
             let rows = match (&filter.dag, &state) {
                 (None, None) => sql.rows(&format!("{place} {runs} FROM runs {order}"), &[&limit]),
@@ -280,18 +286,18 @@ impl History for PostgresHistory {
     }
 
     fn run(&self, id: &str) -> Result<Option<Run>, HistoryError> {
-        self.read(|sql, _| Ok(read::find(sql, id)?.map(|(run, _)| run)))
+        self.ask(|sql| Ok(read::find(sql, id)?.map(|(run, _)| run)))
     }
 
     fn run_of_key(&self, key: &str) -> Result<Option<String>, HistoryError> {
-        self.read(|sql, _| {
+        self.ask(|sql| {
             let row = sql.row("SELECT id FROM runs WHERE key = $1", &[&text(key)])?;
             Ok(row.map(|row| row.try_get(0)).transpose()?)
         })
     }
 
     fn last_event(&self, dag: &str, trigger: u32) -> Result<Option<String>, HistoryError> {
-        self.read(|sql, _| {
+        self.ask(|sql| {
             let asked = "SELECT key FROM events WHERE dag = $1 AND position = $2 ORDER BY number DESC LIMIT 1";
             let row = sql.row(asked, &[&dag, &i64::from(trigger)])?;
             Ok(row.map(|row| row.try_get(0)).transpose()?)
@@ -299,7 +305,7 @@ impl History for PostgresHistory {
     }
 
     fn tasks(&self, run: &str) -> Result<Vec<TaskInstance>, HistoryError> {
-        self.read(|sql, _| {
+        self.ask(|sql| {
             let asked = format!(
                 "SELECT {} FROM task_instances t JOIN runs r ON t.run = r.number WHERE r.id = $1 ORDER BY t.position, t.item",
                 read::TASK
@@ -309,7 +315,7 @@ impl History for PostgresHistory {
     }
 
     fn attempts(&self, run: &str) -> Result<Vec<Attempt>, HistoryError> {
-        self.read(|sql, _| {
+        self.ask(|sql| {
             let asked = "SELECT a.task, a.number, a.state, a.owner, a.started_at, a.ended_at, a.resumes, a.error_json \
                          FROM attempts a JOIN runs r ON a.run = r.number WHERE r.id = $1 ORDER BY a.task, a.number";
             sql.rows(asked, &[&run])?.iter().map(|row| read::attempt_of(row, run)).collect()
@@ -324,7 +330,7 @@ impl History for PostgresHistory {
     }
 
     fn definition(&self, run: &str) -> Result<Option<Arc<Dag>>, HistoryError> {
-        self.read(|sql, _| {
+        self.ask(|sql| {
             let asked =
                 "SELECT d.definition_json FROM runs r JOIN definitions d ON r.revision = d.revision WHERE r.id = $1";
             sql.row(asked, &[&run])?.map(|row| from_json(&row, 0).map(Arc::new)).transpose()
