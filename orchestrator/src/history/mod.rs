@@ -74,6 +74,20 @@ impl HistoryError {
     }
 }
 
+/// Opens the history in `schema` of the Postgres database at `url`, whether or not this build has it.
+///
+/// # Errors
+/// [`HistoryError::Open`] in a build without the feature `postgres`; else as `PostgresHistory::open`.
+pub fn open_shared(url: &str, schema: &str) -> Result<Arc<dyn History>, HistoryError> {
+    #[cfg(feature = "postgres")]
+    return Ok(Arc::new(postgres::PostgresHistory::open(url, schema)?));
+    #[cfg(not(feature = "postgres"))]
+    {
+        let _ = url;
+        Err(HistoryError::Open { path: schema.to_owned(), source: "this build has no Postgres".into() })
+    }
+}
+
 /// A run to be made.
 #[derive(Debug, Clone)]
 pub struct NewRun {
