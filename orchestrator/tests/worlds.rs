@@ -1,7 +1,7 @@
 //! Worlds of random crashes, clock jumps and bad luck. Every seed that ever failed is in `seeds.txt` and is tried first.
 use std::time::{Duration, Instant};
 
-use tidemill_orchestrator::testkit::sim;
+use tidemill_orchestrator::testkit::{sim, sim_of_lost_leases};
 
 const STEPS: u32 = 300;
 
@@ -35,6 +35,18 @@ fn fresh_worlds_hold_for_three_seconds() {
             "{worlds} worlds, {runs} runs, {attempts} attempts, {crashes} crashes, {followed} decisions from mind"
         );
     }
+}
+
+#[test]
+fn worlds_where_leases_are_lost_hold() {
+    let (mut lost, mut crashes) = (0, 0);
+    for seed in 0..15 {
+        let report = sim_of_lost_leases(seed, STEPS).unwrap();
+        assert!(report.violations.is_empty(), "seed {seed}: {:?}", report.violations);
+        lost += report.lost;
+        crashes += report.crashes;
+    }
+    assert!(lost > 100 && crashes > 0, "{lost} leases were lost, {crashes} processes died");
 }
 
 /// `SIM_SEED=8131 SIM_STEPS=412 cargo test … one_world`: the world of a report, again.

@@ -31,6 +31,8 @@ pub struct SimReport {
     pub attempts: usize,
     /// Processes that died.
     pub crashes: usize,
+    /// Leases that were lost by processes that live.
+    pub lost: usize,
     /// How often a process decided on what it had in mind, without reading the history again.
     pub followed: usize,
     /// What broke.
@@ -42,7 +44,18 @@ pub struct SimReport {
 /// # Errors
 /// If the history in memory fails, which it does not.
 pub fn sim(seed: u64, steps: u32) -> Result<SimReport, HistoryError> {
-    let mut world = World::new(seed);
+    live(World::new(seed), steps)
+}
+
+/// Runs a world as [`sim`] does, where processes also lose their leases: others take their runs while they still work, and they find out later.
+///
+/// # Errors
+/// If the history in memory fails, which it does not.
+pub fn sim_of_lost_leases(seed: u64, steps: u32) -> Result<SimReport, HistoryError> {
+    live(World { lossy: true, ..World::new(seed) }, steps)
+}
+
+fn live(mut world: World, steps: u32) -> Result<SimReport, HistoryError> {
     for _ in 0..steps {
         world.step()?;
         if !world.report.violations.is_empty() {
@@ -98,6 +111,10 @@ struct World {
     gone: BTreeSet<String>,
     files: Vec<Arrived>,
     born: u32,
+    /// Whether leases are lost.
+    lossy: bool,
+    /// Processes that lost their lease and have not looked since.
+    astray: BTreeSet<String>,
     report: SimReport,
 }
 
@@ -115,6 +132,8 @@ impl World {
             gone: BTreeSet::new(),
             files: Vec::new(),
             born: 0,
+            lossy: false,
+            astray: BTreeSet::new(),
             report: SimReport::default(),
         };
         for _ in 0..=world.dice.small(2) {
@@ -137,9 +156,17 @@ impl World {
 
     fn step(&mut self) -> Result<(), HistoryError> {
         let who = self.dice.pick(self.processes.len());
+        if self.lossy && self.dice.roll(10) == 0 {
+            // Its lease has run out; it is renewed when it looks again.
+            let id = self.processes[who].id.clone();
+            self.gone.insert(id.clone());
+            self.astray.insert(id);
+            self.report.lost += 1;
+        }
         match self.dice.roll(20) {
             0 => {
                 let dead = self.processes.swap_remove(who);
+                self.astray.remove(&dead.id);
                 self.gone.insert(dead.id);
                 self.report.crashes += 1;
                 self.start();
@@ -280,6 +307,7 @@ impl World {
         };
         if decided_on_mind {
             self.remember(who, &view, version);
+            self.come_back(who, &view);
         }
         let mut arrived = Vec::new();
         for file in &self.files {
@@ -350,7 +378,9 @@ impl World {
                     .violations
                     .push(Violation { id: "R2", what: format!("{key:?} started after it had ended") });
             }
-            if self.processes.iter().any(|process| process.live.contains_key(&key)) {
+            // Whoever is astray does not know yet that it is somebody else's; nothing it says of it is taken.
+            let aware = |process: &&Process| !self.astray.contains(&process.id);
+            if self.processes.iter().filter(aware).any(|process| process.live.contains_key(&key)) {
                 self.report.violations.push(Violation { id: "R1", what: format!("{key:?} started twice") });
             }
             self.report.attempts += 1;
@@ -359,6 +389,16 @@ impl World {
             self.processes[who].live.insert(key, work.attempt);
         }
         Ok(moved)
+    }
+
+    /// A process that lost its lease has it again, and stops what it runs of runs that are not its own any more.
+    fn come_back(&mut self, who: usize, view: &HistoryView) {
+        let process = &mut self.processes[who];
+        if self.astray.remove(&process.id) {
+            self.gone.remove(&process.id);
+            let owner = |run: &str| view.runs.iter().find(|active| active.run.id == run)?.run.owner.as_ref();
+            process.live.retain(|(run, _), _| owner(run) == Some(&process.id));
+        }
     }
 
     /// Reads what a process does not know of the history, and compares what it knows with what is so.
@@ -448,6 +488,8 @@ impl World {
                 self.history.apply("somebody", self.now, &[Change::Pause { dag, by: None }])?;
             }
             for who in 0..self.processes.len() {
+                let id = &self.processes[who].id;
+                (self.lossy && self.astray.remove(id)).then(|| self.gone.remove(id));
                 self.processes[who].stale = None;
                 self.turn(who)?;
                 while !self.processes[who].live.is_empty() {
