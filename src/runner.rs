@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tidemill_orchestrator::history::open_shared;
 use tidemill_orchestrator::{
     Dags, History, Loaded, RunEvent, RunReport, RunRequest, RunState, Scheduler, SchedulerConfig, SqliteHistory,
     TaskError, TaskState,
@@ -24,7 +25,7 @@ const EVENTS: usize = 1024;
 /// A project's DAGs and their history.
 pub(crate) struct Runner {
     pub(crate) house: Arc<Lakehouse>,
-    pub(crate) history: Arc<SqliteHistory>,
+    pub(crate) history: Arc<dyn History>,
     pub(crate) scheduler: Arc<Scheduler>,
     pub(crate) loaded: Loaded,
 }
@@ -34,12 +35,17 @@ impl Runner {
     pub(crate) fn open(house: &Arc<Lakehouse>, metrics: &Arc<Metrics>) -> Result<Self> {
         let project = &house.project;
         let loaded = load(house);
-        let path = project.state("history.db")?;
-        let history = Arc::new(SqliteHistory::open(&path).map_err(tidemill_orchestrator::OrchestratorError::from)?);
+        let wanted = &project.settings.history;
+        let history: Arc<dyn History> = if wanted.url.is_empty() {
+            let path = project.state("history.db")?;
+            Arc::new(SqliteHistory::open(&path).map_err(tidemill_orchestrator::OrchestratorError::from)?)
+        } else {
+            open_shared(wanted.url.expose(), &wanted.schema).map_err(tidemill_orchestrator::OrchestratorError::from)?
+        };
         let mut config = SchedulerConfig::new(
             loaded.dags.clone(),
             Arc::new(Tasks::new(Arc::clone(house), Arc::clone(metrics))),
-            Arc::clone(&history) as Arc<dyn History>,
+            Arc::clone(&history),
             Arc::clone(&house.clock),
             project.root.clone(),
             project.state("logs")?,

@@ -55,6 +55,8 @@ pub(crate) struct Settings {
     pub(crate) engine: Engine,
     /// `[warehouse]`
     pub(crate) warehouse: Warehouse,
+    /// `[history]`
+    pub(crate) history: RunHistory,
     /// `[server]`
     pub(crate) server: Server,
     /// `[paths]`
@@ -111,6 +113,15 @@ pub(crate) enum Broker {
     Embedded,
     /// `host:port[,host:port]`
     Kafka(String),
+}
+
+/// Where runs are remembered.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct RunHistory {
+    /// `postgres://…`, with the password; empty: a file in the state folder.
+    pub(crate) url: Secret,
+    /// The schema at Postgres.
+    pub(crate) schema: String,
 }
 
 /// Where the schemas of topics are.
@@ -462,6 +473,7 @@ impl Typed<'_> {
                 password: self.secret("warehouse.password"),
                 schema: self.text("warehouse.schema"),
             },
+            history: RunHistory { url: self.secret("history.url"), schema: self.text("history.schema") },
             server: Server {
                 listen: self
                     .parsed("server.listen", |text| {

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use chrono::SecondsFormat;
 use tidemill_orchestrator::dag::{EventOf, Trigger};
 use tidemill_orchestrator::history::RunFilter;
-use tidemill_orchestrator::{Dag, History as _, OrchestratorError, Scheduler, SqliteHistory};
+use tidemill_orchestrator::{Dag, History, OrchestratorError, Scheduler};
 
 use crate::failure::Result;
 use crate::lakehouse::Lakehouse;
@@ -14,7 +14,7 @@ use crate::server::{DagStatus, RunStatus, StatusView, TableStatus};
 /// The project of a running `up`.
 pub(crate) struct View {
     pub(crate) house: Arc<Lakehouse>,
-    pub(crate) history: Arc<SqliteHistory>,
+    pub(crate) history: Arc<dyn History>,
     pub(crate) scheduler: Arc<Scheduler>,
 }
 

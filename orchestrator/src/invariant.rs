@@ -18,6 +18,7 @@ pub const INVARIANTS: &[(&str, &str)] = &[
     ("R8", "of what running tasks hold there is never more than there is"),
     ("R9", "an interval of a backfill gets one run, and no more of its runs are open at once than it allows"),
     ("R7", "every run ends once nothing disturbs it any more"),
+    ("R10", "what a scheduler keeps of the history in mind is what the history holds"),
 ];
 
 /// A broken invariant.
@@ -29,7 +30,7 @@ pub struct Violation {
     pub what: String,
 }
 
-/// Checks what a history records. R1, R2 and R7 are about a life, not a record: the simulator checks them.
+/// Checks what a history records. R1, R2, R7 and R10 are about a life, not a record: the simulator checks them.
 ///
 /// # Errors
 /// If the history cannot be read.

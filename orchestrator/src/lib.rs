@@ -33,6 +33,8 @@ pub mod worker;
 pub use clock::{Clock, WallClock};
 pub use dag::{Dag, Dags, KeySpec, KindSpec, Loaded, Problem, Severity, Shape};
 pub use error::OrchestratorError;
+#[cfg(feature = "postgres")]
+pub use history::postgres::PostgresHistory;
 pub use history::{History, HistoryError, memory::MemoryHistory, sqlite::SqliteHistory};
 pub use run::{Attempt, Cause, Choice, Interval, Run, RunState, TaskInstance, TaskState};
 pub use scheduler::{Caller, RunEvent, RunReport, RunRequest, Scheduler, SchedulerConfig, TaskReport};

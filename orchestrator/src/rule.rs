@@ -66,21 +66,67 @@ pub const RULES: &[(&str, TriggerRule)] = &[
     ("all_done_min_one_success", TriggerRule::AllDoneMinOneSuccess),
 ];
 
+/// How many of the upstream tasks of a task are how far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Tally {
+    all: usize,
+    success: usize,
+    skipped: usize,
+    failed: usize,
+    blocked: usize,
+}
+
+impl Tally {
+    /// Counts one more task in a state.
+    pub(crate) fn add(&mut self, state: TaskState) {
+        self.all += 1;
+        if let Some(count) = self.of(state) {
+            *count += 1;
+        }
+    }
+
+    /// Counts one task less in a state that was counted before.
+    pub(crate) fn take(&mut self, state: TaskState) {
+        self.all = self.all.saturating_sub(1);
+        if let Some(count) = self.of(state) {
+            *count = count.saturating_sub(1);
+        }
+    }
+
+    fn of(&mut self, state: TaskState) -> Option<&mut usize> {
+        match state {
+            TaskState::Success => Some(&mut self.success),
+            TaskState::Skipped => Some(&mut self.skipped),
+            // A cancelled task did not do its work: downstream it counts as failed.
+            TaskState::Failed | TaskState::Cancelled => Some(&mut self.failed),
+            TaskState::UpstreamFailed => Some(&mut self.blocked),
+            TaskState::Waiting
+            | TaskState::Running
+            | TaskState::UpForRetry
+            | TaskState::Deferred
+            | TaskState::Mapped => None,
+        }
+    }
+}
+
 impl TriggerRule {
     /// Judges a task that has not started by the states of its upstream tasks.
     pub fn judge(self, upstream: &[TaskState]) -> Verdict {
-        let all = upstream.len();
+        let mut tally = Tally::default();
+        for state in upstream {
+            tally.add(*state);
+        }
+        self.judge_tally(tally)
+    }
+
+    /// Judges as [`TriggerRule::judge`] does, from how many are in which state.
+    pub(crate) fn judge_tally(self, tally: Tally) -> Verdict {
+        let Tally { all, success, skipped, failed, blocked } = tally;
         if all == 0 {
             return Verdict::Ready;
         }
-        let count = |wanted: &[TaskState]| upstream.iter().filter(|state| wanted.contains(state)).count();
-        let success = count(&[TaskState::Success]);
-        let skipped = count(&[TaskState::Skipped]);
-        // A cancelled task did not do its work: downstream it counts as failed.
-        let failed = count(&[TaskState::Failed, TaskState::Cancelled]);
-        let broken = failed + count(&[TaskState::UpstreamFailed]);
-        let ended = upstream.iter().filter(|state| state.ended()).count();
-        let done = ended == all;
+        let broken = failed + blocked;
+        let done = success + skipped + broken == all;
 
         let never = match self {
             Self::AllSuccess | Self::NoneFailed | Self::NoneFailedMinOneSuccess if broken > 0 => {

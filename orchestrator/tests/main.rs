@@ -8,4 +8,7 @@ mod problems;
 #[cfg(test)]
 mod runs;
 #[cfg(test)]
+#[cfg(feature = "postgres")]
+mod shared;
+#[cfg(test)]
 mod worlds;

@@ -671,3 +671,66 @@ fn waiting_is_explained_by_one_fact() {
     assert!(bench.why(&run, Some("a")).starts_with("waits to be tried again after attempt 1: no luck .. 11:"));
     assert_eq!(bench.why(&run, Some("nobody")), "is no task of this run ..");
 }
+
+#[test]
+fn a_run_that_ends_before_it_begins_is_told_of_and_starts_what_waits_for_its_end() {
+    let watched = format!(
+        "on_failure = {{ webhook = \"http://127.0.0.1:9/\" }}\n[params.day]\ntype = \"integer\"\ndefault = 1\n{}",
+        tasks(&[("a", "")])
+    );
+    let watching = format!("[[triggers]]\nkind = \"dag\"\ndag = \"one\"\nwhen = \"any\"\n{}", tasks(&[("b", "")]));
+    let mut bench = Bench::new(&[("one", &watched), ("two", &watching)]);
+    let of_two = |bench: &Bench| {
+        let filter = RunFilter { dag: Some("two".to_owned()), limit: 9, ..RunFilter::default() };
+        bench.history.runs(&filter).unwrap().len()
+    };
+
+    // Waits for its turn, and is stopped there.
+    bench.run("one");
+    let (waiting, started) = bench.run("one");
+    assert!(started.is_empty());
+    assert!(bench.ask(Change::Cancel { run: waiting.clone(), by: "somebody".to_owned() }));
+    assert_eq!(bench.turn(), ["b#1"]);
+    assert_eq!((bench.record(&waiting).state, of_two(&bench)), (RunState::Cancelled, 1));
+    assert!(bench.view().calls.is_empty(), "who stops it knows");
+
+    // Cannot begin with what it was given.
+    let params = json!({"day": "monday"}).as_object().unwrap().clone();
+    let mut bench = Bench::new(&[("one", &watched), ("two", &watching)]);
+    let broken = bench.history.enqueue("one", params, Map::new(), "test", bench.now).unwrap();
+    assert_eq!(bench.turn(), ["b#1"]);
+    assert_eq!((bench.record(&broken).state, of_two(&bench)), (RunState::Failed, 1));
+    let told: Vec<Value> = bench.view().calls.into_iter().map(|call| call.body).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!((&told[0]["event"], &told[0]["run"]), (&json!("failure"), &json!(broken)));
+}
+
+/// Thousands of tasks in a row, or before one, must not cost their square.
+#[test]
+fn a_wide_and_a_deep_run_come_to_their_end() {
+    const COUNT: usize = 2_000;
+    let mut all: Vec<(String, String)> = (0..COUNT).map(|number| (format!("w{number}"), String::new())).collect();
+    let names: Vec<String> = all.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+    all.push(("last".to_owned(), format!("after = [{}]", names.join(", "))));
+    let deep = (0..COUNT).map(|number| {
+        let after = if number == 0 { String::new() } else { format!("after = \"d{}\"", number - 1) };
+        (format!("d{number}"), after)
+    });
+    all.extend(deep);
+    let all: Vec<(&str, &str)> = all.iter().map(|(name, lines)| (name.as_str(), lines.as_str())).collect();
+    let mut bench = Bench::new(&[("big", &tasks(&all))]);
+    bench.slots = usize::MAX;
+    let (run, started) = bench.run("big");
+    assert_eq!(started.len(), COUNT + 1);
+    for (run, task) in bench.live.keys().cloned().collect::<Vec<_>>() {
+        let attempt = bench.live.remove(&(run.clone(), task.clone())).unwrap();
+        bench.ended.push(Ended { run, task, attempt, how: Some(Ok(Outcome::done("done"))) });
+    }
+    let mut started = bench.turn();
+    started.sort();
+    assert_eq!(started, ["d1#1", "last#1"]);
+    assert!(bench.done(&run, "last").is_empty());
+    assert_eq!(bench.fail(&run, "d1"), [""; 0]);
+    assert_eq!(bench.record(&run).state, RunState::Failed, "what comes after it was settled in one step");
+    assert_eq!(bench.task(&run, &format!("d{}", COUNT - 1)).state, TaskState::UpstreamFailed);
+}

@@ -364,7 +364,7 @@ fn every_code_has_its_page() {
         include_str!("../src/worker.rs"),
         include_str!("../src/plan/list.rs"),
         include_str!("../src/plan/progress.rs"),
-        include_str!("../src/scheduler.rs"),
+        include_str!("../src/scheduler/driver.rs"),
     ]
     .concat();
     let mut codes: Vec<&str> = source.split('"').filter(|text| text.len() == 5 && text.starts_with("D0")).collect();

@@ -146,6 +146,22 @@ async fn a_list_may_be_written_as_one_string_and_the_task_still_sees_a_list() {
 }
 
 #[tokio::test]
+async fn a_run_that_somebody_asks_for_covers_the_latest_interval_of_the_schedule() {
+    let folder = tempfile::tempdir().unwrap();
+    let script = Script::default();
+    let text = "[[triggers]]\nkind = \"cron\"\ncron = \"0 0 * * *\"\n[tasks.a]\nkind = \"script\"\nfile = \"{{ interval.start }} {{ interval.end }}\"\n";
+    let scheduler = scheduler(folder.path(), &script, dags(&[("movies", text)]));
+
+    let report = scheduler.run_now(request("movies", &json!({}))).await.unwrap();
+
+    assert_eq!(report.run.state, RunState::Success);
+    let midnight = report.run.queued_at.date_naive().and_time(chrono::NaiveTime::MIN).and_utc();
+    let instant = |at: chrono::DateTime<chrono::Utc>| at.to_rfc3339_opts(chrono::SecondsFormat::AutoSi, true);
+    let wanted = format!("{} {}", instant(midnight - chrono::TimeDelta::days(1)), instant(midnight));
+    assert_eq!(script.started()[0].3["file"], wanted);
+}
+
+#[tokio::test]
 async fn failures_are_tried_again_only_where_that_can_help() {
     let folder = tempfile::tempdir().unwrap();
     let text = r#"

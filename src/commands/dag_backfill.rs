@@ -8,7 +8,7 @@ use tidemill_orchestrator::dag::{ScheduleTrigger, Trigger, parse_instant};
 use tidemill_orchestrator::history::{Backfill, Change, RunFilter};
 use tidemill_orchestrator::run::{Interval, run_id};
 use tidemill_orchestrator::schedule::interval;
-use tidemill_orchestrator::{Dag, History as _, OrchestratorError, RunState};
+use tidemill_orchestrator::{Dag, OrchestratorError, RunState};
 
 use super::Context;
 use super::dags::pairs;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use serde::Serialize;
 use serde_json::{Value, json};
 use tidemill_orchestrator::history::{Change, RunFilter};
-use tidemill_orchestrator::{Dag, History as _, OrchestratorError};
+use tidemill_orchestrator::{Dag, OrchestratorError};
 
 use super::Context;
 use crate::cli::{Assignment, Dags};

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::json;
 use tidemill_orchestrator::history::{Change, RunFilter};
 use tidemill_orchestrator::plan::amend::{Wish, amend};
-use tidemill_orchestrator::{History as _, OrchestratorError, RunReport, RunState, TaskInstance, TaskState};
+use tidemill_orchestrator::{OrchestratorError, RunReport, RunState, TaskInstance, TaskState};
 
 use super::Context;
 use crate::cli::{MarkAs, Runs};

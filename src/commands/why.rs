@@ -5,7 +5,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use tidemill_orchestrator::history::{ActiveRun, HistoryView, RunFilter};
 use tidemill_orchestrator::owner::Owner;
 use tidemill_orchestrator::plan::why::{Facts, Why, of_dag, of_run, of_task};
-use tidemill_orchestrator::{History as _, OrchestratorError, RunState};
+use tidemill_orchestrator::{OrchestratorError, RunState};
 
 use super::Context;
 use super::runs::{find, open};

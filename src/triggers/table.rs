@@ -8,9 +8,9 @@ use std::time::Duration;
 use object_store::ObjectStoreExt as _;
 use serde_json::json;
 use tidemill_etl::table::{Lake, TableName};
+use tidemill_orchestrator::OrchestratorError;
 use tidemill_orchestrator::dag::{EventOf, Trigger};
 use tidemill_orchestrator::history::{Change, Event};
-use tidemill_orchestrator::{History as _, OrchestratorError};
 use tokio_util::sync::CancellationToken;
 
 use crate::failure::Result;

@@ -1,4 +1,6 @@
 //! The order of tasks: loops and what ends a DAG.
+use std::collections::{HashMap, HashSet};
+
 use super::Dag;
 
 /// Finds loops in `edges` (a name and the names it comes after): each loop once, as the path of names along `after`.
@@ -6,7 +8,8 @@ pub(super) fn loops<'a>(edges: &[(&'a str, Vec<&'a str>)]) -> Vec<Vec<&'a str>> 
     const NEW: u8 = 0;
     const OPEN: u8 = 1;
     const DONE: u8 = 2;
-    let index = |name: &str| edges.iter().position(|(known, _)| *known == name);
+    let places: HashMap<&str, usize> = edges.iter().enumerate().map(|(place, (name, _))| (*name, place)).collect();
+    let index = |name: &str| places.get(name).copied();
     let mut state = vec![NEW; edges.len()];
     let mut found = Vec::new();
     for start in 0..edges.len() {
@@ -37,8 +40,7 @@ pub(super) fn loops<'a>(edges: &[(&'a str, Vec<&'a str>)]) -> Vec<Vec<&'a str>> 
 
 /// The tasks nothing comes after: how they end is how the run ends.
 pub fn leaves(dag: &Dag) -> Vec<&str> {
-    let inner: std::collections::HashSet<&str> =
-        dag.tasks.iter().flat_map(|task| task.after.iter().map(String::as_str)).collect();
+    let inner: HashSet<&str> = dag.tasks.iter().flat_map(|task| task.after.iter().map(String::as_str)).collect();
     dag.tasks.iter().map(|task| task.id.as_str()).filter(|id| !inner.contains(id)).collect()
 }
 

@@ -1,4 +1,5 @@
 //! One DAG file from text to [`Dag`]. Every check reports and goes on; a DAG comes out only if nothing is wrong.
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::time::Duration;
 
@@ -69,11 +70,15 @@ pub(super) fn dag(
             unknown_key(problems, key, "the DAG", top.known());
         }
     }
-    check_order(&authored, problems);
+    let places: HashMap<String, usize> =
+        authored.iter().enumerate().map(|(place, task)| (task.def.id.clone(), place)).collect();
+    check_order(&authored, &places, problems);
     for task in &authored {
+        // Where nothing is named, a chain of thousands need not be gone through for each of its tasks.
+        let named = task.values.iter().any(|value| template::any_template(&to_json(value)));
         let scope = template::Scope {
             params: &params,
-            upstream: upstream_of(&authored, &task.def.id),
+            upstream: if named { upstream_of(&authored, &places, &task.def.id) } else { Vec::new() },
             mapped: task.def.policy.map.is_some(),
         };
         for value in &task.values {
@@ -352,10 +357,10 @@ fn calls(fields: &mut Fields<'_, '_>, problems: &mut Problems<'_>) -> Vec<Callba
 }
 
 /// Unknown names in `after`, and loops.
-fn check_order(tasks: &[Authored<'_, '_>], problems: &mut Problems<'_>) {
+fn check_order(tasks: &[Authored<'_, '_>], places: &HashMap<String, usize>, problems: &mut Problems<'_>) {
     for task in tasks {
         for (name, span) in &task.after {
-            if tasks.iter().all(|other| other.def.id != *name) {
+            if !places.contains_key(name) {
                 let known = tasks.iter().map(|other| other.def.id.as_str()).filter(|id| *id != task.def.id);
                 problems
                     .add(
@@ -371,7 +376,7 @@ fn check_order(tasks: &[Authored<'_, '_>], problems: &mut Problems<'_>) {
     let edges: Vec<(&str, Vec<&str>)> =
         tasks.iter().map(|task| (task.def.id.as_str(), task.def.after.iter().map(String::as_str).collect())).collect();
     for path in graph::loops(&edges) {
-        let place = |id: &str| tasks.iter().find(|task| task.def.id == id);
+        let place = |id: &str| places.get(id).map(|place| &tasks[*place]);
         let edge = |id: &str, after: &str| {
             let task = place(id)?;
             task.after
@@ -401,14 +406,15 @@ fn check_order(tasks: &[Authored<'_, '_>], problems: &mut Problems<'_>) {
 }
 
 /// All tasks that a task comes after, directly or not.
-fn upstream_of(tasks: &[Authored<'_, '_>], id: &str) -> Vec<String> {
+fn upstream_of(tasks: &[Authored<'_, '_>], places: &HashMap<String, usize>, id: &str) -> Vec<String> {
     let mut found: Vec<String> = Vec::new();
-    let mut open = vec![id.to_owned()];
+    let mut known: HashSet<&str> = HashSet::new();
+    let mut open = vec![id];
     while let Some(next) = open.pop() {
-        for name in tasks.iter().filter(|task| task.def.id == next).flat_map(|task| &task.def.after) {
-            if !found.contains(name) {
+        for name in places.get(next).into_iter().flat_map(|place| &tasks[*place].def.after) {
+            if known.insert(name) {
                 found.push(name.clone());
-                open.push(name.clone());
+                open.push(name);
             }
         }
     }

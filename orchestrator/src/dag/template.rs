@@ -42,7 +42,7 @@ pub(crate) fn any_template(value: &Value) -> bool {
     }
 }
 
-fn is_template(text: &str) -> bool {
+pub(crate) fn is_template(text: &str) -> bool {
     text.contains("{{") || text.contains("{%")
 }
 

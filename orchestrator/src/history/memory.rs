@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 
 use super::step::{self, Amended, AttemptStep};
 use super::{
-    ActiveRun, Backfill, Call, Change, Event, History, HistoryError, HistoryView, Holding, LastRun, NewRun, Paused,
-    RunFilter, Seen, TaskChange,
+    ActiveRun, Applied, Backfill, Call, Change, Event, History, HistoryError, HistoryView, Holding, LastRun, NewRun,
+    Paused, RunFilter, Seen, TaskChange,
 };
 use crate::dag::Dag;
 use crate::owner::{Owner, OwnerRecord};
@@ -305,6 +305,20 @@ impl History for MemoryHistory {
         let mut state = self.state();
         state.version += 1;
         Ok(changes.iter().map(|change| state.apply(owner, now, change)).collect())
+    }
+
+    fn apply_at(
+        &self,
+        owner: &str,
+        now: DateTime<Utc>,
+        changes: &[Change],
+        version: u64,
+    ) -> Result<Applied, HistoryError> {
+        let mut state = self.state();
+        let alone = state.version == version;
+        state.version += 1;
+        let accepted = changes.iter().map(|change| state.apply(owner, now, change)).collect();
+        Ok(Applied { accepted, version: alone.then_some(state.version) })
     }
 
     fn view(&self, last_of: &[String]) -> Result<HistoryView, HistoryError> {

@@ -1,7 +1,9 @@
 //! What happened, durable. The history is the only state of the orchestrator: everything else can be lost with the process.
 pub mod memory;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 pub mod sqlite;
-mod step;
+pub(crate) mod step;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -69,6 +71,20 @@ impl HistoryError {
                 "check free space and rights of the folder; what was running goes on at the next start".to_owned()
             }
         })
+    }
+}
+
+/// Opens the history in `schema` of the Postgres database at `url`, whether or not this build has it.
+///
+/// # Errors
+/// [`HistoryError::Open`] in a build without the feature `postgres`; else as `PostgresHistory::open`.
+pub fn open_shared(url: &str, schema: &str) -> Result<Arc<dyn History>, HistoryError> {
+    #[cfg(feature = "postgres")]
+    return Ok(Arc::new(postgres::PostgresHistory::open(url, schema)?));
+    #[cfg(not(feature = "postgres"))]
+    {
+        let _ = url;
+        Err(HistoryError::Open { path: schema.to_owned(), source: "this build has no Postgres".into() })
     }
 }
 
@@ -325,8 +341,18 @@ impl TaskChange {
     }
 }
 
+/// What became of changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// For each whether it was accepted.
+    pub accepted: Vec<bool>,
+    /// The version of the history now, if these changes alone made it of the version that was named; absent: others have changed something, too, or
+    /// that is not known.
+    pub version: Option<u64>,
+}
+
 /// A run under way or queued, with its tasks.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ActiveRun {
     /// The run.
     pub run: Run,
@@ -355,7 +381,7 @@ pub struct LastRun {
 }
 
 /// Everything a decision needs from the history.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct HistoryView {
     /// Runs that have not ended, oldest first.
     pub runs: Vec<ActiveRun>,
@@ -409,6 +435,20 @@ pub trait History: Send + Sync {
     /// # Errors
     /// If the store fails; then nothing has changed.
     fn apply(&self, owner: &str, now: DateTime<Utc>, changes: &[Change]) -> Result<Vec<bool>, HistoryError>;
+
+    /// Applies changes as [`History::apply`] does, and says whether whoever had read the history at `version` knows all that was changed since.
+    ///
+    /// # Errors
+    /// If the store fails; then nothing has changed.
+    fn apply_at(
+        &self,
+        owner: &str,
+        now: DateTime<Utc>,
+        changes: &[Change],
+        _version: u64,
+    ) -> Result<Applied, HistoryError> {
+        Ok(Applied { accepted: self.apply(owner, now, changes)?, version: None })
+    }
 
     /// Returns what has not ended, and the last run of each of the DAGs named.
     ///

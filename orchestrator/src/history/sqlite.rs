@@ -17,7 +17,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::step::{self, AttemptStep};
-use super::{ActiveRun, Change, History, HistoryError, HistoryView, LastRun, NewRun, RunFilter, Seen, TaskChange};
+use super::{
+    ActiveRun, Applied, Change, History, HistoryError, HistoryView, LastRun, NewRun, RunFilter, Seen, TaskChange,
+};
 use crate::dag::Dag;
 use crate::owner::{Owner, OwnerRecord};
 use crate::run::{
@@ -26,7 +28,8 @@ use crate::run::{
 use crate::trigger::FileId;
 
 /// The migrations in order; the format's number is how many have run.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001.sql"), include_str!("migrations/0002.sql"), include_str!("migrations/0003.sql")];
 
 /// How long a writer waits for another.
 const BUSY: Duration = Duration::from_secs(30);
@@ -83,7 +86,12 @@ impl SqliteHistory {
 
     fn write<T>(&self, write: impl FnOnce(&Transaction<'_>) -> Sql<T>) -> Result<T, HistoryError> {
         let mut inner = self.inner();
+        // Also for what fails: nobody can be sure of that.
         inner.own += 1;
+        Self::transact(&mut inner, write)
+    }
+
+    fn transact<T>(inner: &mut Inner, write: impl FnOnce(&Transaction<'_>) -> Sql<T>) -> Result<T, HistoryError> {
         let run = |connection: &mut Connection| {
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             let value = write(&transaction)?;
@@ -139,6 +147,27 @@ impl History for SqliteHistory {
         self.write(|sql| changes.iter().map(|change| apply(sql, owner, now, change)).collect())
     }
 
+    fn apply_at(
+        &self,
+        owner: &str,
+        now: DateTime<Utc>,
+        changes: &[Change],
+        version: u64,
+    ) -> Result<Applied, HistoryError> {
+        let mut inner = self.inner();
+        let before = inner.own;
+        inner.own += 1;
+        // Within the transaction nobody else writes: what it sees of others is all there is of them before its own changes.
+        let (accepted, others) = Self::transact(&mut inner, |sql| {
+            let others = others(sql)?;
+            let accepted: Vec<bool> =
+                changes.iter().map(|change| apply(sql, owner, now, change)).collect::<Sql<_>>()?;
+            Ok((accepted, others))
+        })?;
+        let alone = stamp(before, others) == version;
+        Ok(Applied { accepted, version: alone.then(|| stamp(before + 1, others)) })
+    }
+
     fn view(&self, last_of: &[String]) -> Result<HistoryView, HistoryError> {
         let mut inner = self.inner();
         let Inner { connection, definitions, .. } = &mut *inner;
@@ -155,13 +184,8 @@ impl History for SqliteHistory {
 
     fn version(&self) -> Result<u64, HistoryError> {
         let inner = self.inner();
-        // SQLite counts what other connections commit; what this one does it does not count.
-        let others: rusqlite::Result<u32> = inner
-            .connection
-            .prepare_cached("PRAGMA data_version")
-            .and_then(|mut asked| asked.query_row([], |row| row.get(0)));
-        match others {
-            Ok(others) => Ok(inner.own.wrapping_shl(32) | u64::from(others)),
+        match others(&inner.connection) {
+            Ok(others) => Ok(stamp(inner.own, others)),
             Err(error) => Err(HistoryError::Store { doing: "read", source: error.into() }),
         }
     }
@@ -182,7 +206,8 @@ impl History for SqliteHistory {
     }
 
     fn heartbeat(&self, owner: &Owner, lease_until: DateTime<Utc>) -> Result<(), HistoryError> {
-        self.write(|sql| {
+        // No part of a view: no reason to read one again.
+        Self::transact(&mut self.inner(), |sql| {
             sql.prepare_cached("INSERT INTO owners (id, owner_json, lease_until) VALUES (?1, ?2, ?3) ON CONFLICT (id) DO UPDATE SET lease_until = ?3, retired = 0")?
                 .execute(params![owner.id, json(owner)?, micros(lease_until)])?;
             Ok(())
@@ -295,6 +320,16 @@ impl History for SqliteHistory {
             .optional()
         })
     }
+}
+
+/// What other connections have committed, by number; what this one does `SQLite` does not count.
+fn others(sql: &Connection) -> Sql<u32> {
+    sql.prepare_cached("PRAGMA data_version")?.query_row([], |row| row.get(0))
+}
+
+/// The version of the history: what this connection has changed, and what others have.
+fn stamp(own: u64, others: u32) -> u64 {
+    own.wrapping_shl(32) | u64::from(others)
 }
 
 fn apply(sql: &Transaction<'_>, owner: &str, now: DateTime<Utc>, change: &Change) -> Sql<bool> {

@@ -6,7 +6,7 @@ use crate::run::{Attempt, Choice, Run, RunState, RunStep, TaskInstance, TaskStat
 use crate::task::TaskError;
 
 /// The run of a [`NewRun`].
-pub(super) fn create(new: &NewRun, owner: &str, now: DateTime<Utc>) -> Run {
+pub(crate) fn create(new: &NewRun, owner: &str, now: DateTime<Utc>) -> Run {
     Run {
         id: new.id.clone(),
         dag: new.dag.clone(),
@@ -29,7 +29,7 @@ pub(super) fn create(new: &NewRun, owner: &str, now: DateTime<Utc>) -> Run {
 }
 
 /// Moves a run on; false if that is not allowed.
-pub(super) fn step_run(
+pub(crate) fn step_run(
     run: &mut Run,
     owner: &str,
     now: DateTime<Utc>,
@@ -49,7 +49,7 @@ pub(super) fn step_run(
 }
 
 /// What becomes of the attempts of a task.
-pub(super) enum AttemptStep {
+pub(crate) enum AttemptStep {
     /// Nothing: no attempt is concerned.
     None,
     /// A new one.
@@ -126,7 +126,7 @@ pub(super) fn reopen(run: &mut Run) {
 }
 
 /// Moves a task on; `None` if that is not allowed. The caller has checked that the run belongs to the owner.
-pub(super) fn step_task(
+pub(crate) fn step_task(
     task: &mut TaskInstance,
     owner: &str,
     now: DateTime<Utc>,

@@ -2,9 +2,10 @@
 //!
 //! What is reckoned here only saves asking in vain: that there is never more held than there is, the history sees to (`HistoryView::holdings` may be
 //! a moment old).
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::progress::Progress;
+use super::standing::Turn;
 use super::{Action, Plan, Situation};
 use crate::dag::{Dag, TaskDef};
 use crate::history::{Change, HistoryView, Hold};
@@ -33,34 +34,50 @@ impl<'a> Limits<'a> {
 
     /// Starts what is ready, the highest priority first, then the oldest run, then in file order.
     pub(super) fn start(mut self, plan: &mut Plan<'_>, under_way: &mut [Progress<'_>]) {
-        let mut order: Vec<(i32, usize, usize)> = Vec::new();
-        for (of, progress) in under_way.iter().enumerate() {
-            for (place, ready) in progress.ready.iter().enumerate() {
-                // What was running before a crash goes on before anything new starts.
-                let priority = if ready.step == TaskStep::Resume { i32::MAX } else { ready.priority };
-                order.push((priority, of, place));
+        // What was running before a crash goes on before anything new starts; it has what it holds from before.
+        for progress in under_way.iter_mut() {
+            for place in std::mem::take(&mut progress.lost) {
+                if self.slots == 0 {
+                    return;
+                }
+                let holds = progress.holds_of(place, self.pools);
+                self.launch(plan, progress, place, TaskStep::Resume, holds);
             }
         }
-        order.sort_by_key(|(priority, of, place)| (std::cmp::Reverse(*priority), *of, *place));
-        for (_, of, place) in order {
-            if self.slots == 0 {
-                return;
-            }
+        let turn_of = |of: usize, (priority, place): Turn| (priority, of, place);
+        let first = under_way.iter().enumerate();
+        let mut next: BTreeSet<_> =
+            first.filter_map(|(of, progress)| Some(turn_of(of, progress.next_turn(None)?))).collect();
+        while let Some((priority, of, place)) = next.pop_first().filter(|_| self.slots > 0) {
             let progress = &mut under_way[of];
-            let holds = progress.holds_of(&progress.ready[place].task, self.pools);
-            let resumed = progress.ready[place].step == TaskStep::Resume;
-            // A task that goes on after a crash has what it holds from before.
-            let free = |hold: &Hold| self.held.get(&hold.name).copied().unwrap_or_default() + hold.slots <= hold.limit;
-            if !resumed && !holds.iter().all(free) || !progress.room(place) {
+            next.extend(progress.next_turn(Some((priority, place))).map(|turn| turn_of(of, turn)));
+            if !progress.room(place) {
                 continue;
             }
-            for hold in holds.iter().filter(|_| !resumed) {
+            let holds = progress.holds_of(place, self.pools);
+            let free = |hold: &Hold| self.held.get(&hold.name).copied().unwrap_or_default() + hold.slots <= hold.limit;
+            if !holds.iter().all(free) {
+                continue;
+            }
+            for hold in &holds {
                 *self.held.entry(hold.name.clone()).or_default() += hold.slots;
             }
-            let Some((change, work)) = progress.launch(place, holds) else { continue };
-            self.slots -= 1;
-            plan.actions.push(Action::Launch(Change::Task(Box::new(change)), Box::new(work)));
+            let step = progress.start_of(place);
+            self.launch(plan, progress, place, step, holds);
         }
+    }
+
+    fn launch(
+        &mut self,
+        plan: &mut Plan<'_>,
+        progress: &mut Progress<'_>,
+        place: usize,
+        step: TaskStep,
+        holds: Vec<Hold>,
+    ) {
+        let (change, work) = progress.launch(place, step, holds);
+        self.slots -= 1;
+        plan.actions.push(Action::Launch(Change::Task(Box::new(change)), Box::new(work)));
     }
 }
 

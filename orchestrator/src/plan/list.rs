@@ -2,24 +2,19 @@
 use serde_json::Value;
 
 use super::Plan;
-use super::names::names;
 use super::progress::Progress;
-use crate::dag::{MOST_ITEMS, MapOver, TaskDef, template};
+use crate::dag::{MOST_ITEMS, template};
 use crate::history::TaskChange;
-use crate::run::{TaskInstance, TaskState, TaskStep, item_name};
+use crate::run::{TaskInstance, TaskState, TaskStep};
 use crate::task::{Retry, TaskError};
 
 impl Progress<'_> {
-    /// The tasks of the items of a list, in its order.
-    pub(super) fn items(&self, list: &str) -> impl Iterator<Item = &TaskInstance> {
-        let count = self.lists.get(list).copied().unwrap_or_default();
-        (0..count).filter_map(move |number| self.tasks.get(&item_name(list, number)))
-    }
-
     /// Makes one task for each item of a list.
-    pub(super) fn map(&mut self, plan: &mut Plan<'_>, task: &TaskDef, map: &MapOver) -> bool {
-        let attempt = self.tasks.get(&task.id).map_or(0, |known| known.attempt);
-        let names = names(self.definition, self.run, &self.tasks, task, 0, None);
+    pub(super) fn map(&mut self, plan: &mut Plan<'_>, of: usize) {
+        let task = &self.definition.tasks[of];
+        let Some(map) = &task.policy.map else { return };
+        let attempt = self.standing.own(of).map_or(0, |known| known.attempt);
+        let names = self.names(of, 0, None);
         let fault = |why: String| {
             TaskError::new("D0127", "the list of the task cannot be made", Retry::Never)
                 .why(why)
@@ -45,27 +40,18 @@ impl Progress<'_> {
                 change.error = Some(fault(why));
             }
         }
-        let items = change.items.clone();
-        if !self.step(plan, change) {
-            return false;
-        }
         // They start when the history has them: it knows the attempts that items of these names had before.
-        if let Some(known) = self.definition.tasks.iter().find(|known| known.id == task.id && !items.is_empty()) {
-            self.lists.insert(&known.id, u32::try_from(items.len()).unwrap_or(u32::MAX));
-        }
-        true
+        self.step(plan, change);
     }
 
     /// Ends a list when all its tasks have ended: failed if one has, skipped if all are, else with all results in order.
-    pub(super) fn gather(&mut self, plan: &mut Plan<'_>, task: &TaskDef) -> bool {
-        let count = self.lists.get(task.id.as_str()).copied().unwrap_or_default();
-        let items: Vec<&TaskInstance> = self.items(&task.id).collect();
-        if items.len() != count as usize || !items.iter().all(|item| item.state.ended()) {
-            return false;
-        }
+    pub(super) fn gather(&mut self, plan: &mut Plan<'_>, of: usize) {
+        let task = &self.definition.tasks[of];
+        let items = self.standing.items(of);
+        let count = items.len();
         let number = |state: TaskState| items.iter().filter(|item| item.state == state).count();
         let bad = number(TaskState::Failed) + number(TaskState::UpstreamFailed) + number(TaskState::Cancelled);
-        let attempt = self.tasks.get(&task.id).map_or(0, |known| known.attempt);
+        let attempt = self.standing.own(of).map_or(0, |known| known.attempt);
         let mut change = TaskChange::plain(&self.run.id, &task.id, TaskStep::Succeed, attempt);
         change.summary = format!("{} of {count} items done", number(TaskState::Success));
         change.result = Value::Array(items.iter().map(|item| item.result.clone()).collect());
@@ -78,20 +64,18 @@ impl Progress<'_> {
         } else if number(TaskState::Skipped) == items.len() {
             change.step = TaskStep::Skip;
         }
-        self.step(plan, change)
+        self.step(plan, change);
     }
 
     /// Whether one more task of its list may run.
     pub(super) fn room(&self, place: usize) -> bool {
-        let ready = &self.ready[place];
-        let Some(task) = self.definition.task(&ready.task) else { return false };
-        let Some(most) = task.policy.map.as_ref().and_then(|map| map.at_once) else { return true };
-        let running = self.items(&task.id).filter(|item| item.state == TaskState::Running).count();
-        ready.step == TaskStep::Resume || running < most as usize
+        let of = self.standing.of(place);
+        let most = self.definition.tasks[of].policy.map.as_ref().and_then(|map| map.at_once);
+        most.is_none_or(|most| self.standing.running_items(of) < most as usize)
     }
 
     /// The first task of a list that has not ended.
-    pub(super) fn open_item(&self, list: &str) -> Option<&TaskInstance> {
-        self.items(list).find(|item| !item.state.ended())
+    pub(super) fn open_item(&self, of: usize) -> Option<&TaskInstance> {
+        self.standing.items(of).iter().find(|item| !item.state.ended())
     }
 }

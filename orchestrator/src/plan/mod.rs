@@ -1,23 +1,24 @@
 //! What to do next: from the definitions, the history and the time to actions. Pure; the loop around it is [`crate::scheduler`].
 //!
-//! `starts` makes runs, `progress` moves one on (`list` those of its tasks that are run for items), `limits` says which of the tasks that are ready may start, `names` what their templates may name,
+//! `starts` makes runs, `progress` moves one on from how it stands (`standing`; `list` those of its tasks that are run for items), `limits` says which of the tasks that are ready may start, `names` what their templates may name,
 //! `tell` who hears of it. Beside them, for people: [`why`] explains what waits, and [`amend`] what clearing a task means.
 pub mod amend;
 mod limits;
 mod list;
 mod names;
 mod progress;
+pub(crate) mod standing;
 mod starts;
 mod tell;
 pub mod why;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 
-use crate::dag::{Dags, TaskDef};
+use crate::dag::{CallOn, Dags, TaskDef};
 use crate::history::{ActiveRun, Change, HistoryView, TaskChange};
 use crate::run::{Run, RunState, RunStep, TaskStep};
 use crate::task::{Outcome, Retry, TaskError};
@@ -26,6 +27,7 @@ use crate::trigger::FileId;
 use limits::Limits;
 pub use limits::UNNAMED_POOL;
 use progress::Progress;
+use standing::{Standing, Standings};
 pub use why::{Why, why_queued};
 
 /// An attempt that has ended in this process.
@@ -125,21 +127,35 @@ pub enum Action {
 ///
 /// Actions are in order and belong in one transaction. Doing them and deciding again comes to rest.
 pub fn decide(dags: &Dags, view: &HistoryView, situation: &Situation<'_>) -> Vec<Action> {
-    let mut plan = Plan { situation, actions: Vec::new() };
+    decide_on(dags, view, &mut Standings::of(&view.runs), situation)
+}
+
+/// Decides as [`decide`] does, for whoever keeps the standings of the view's runs. What is tried out in them is taken back: they are afterwards as
+/// they were before.
+pub(crate) fn decide_on(
+    dags: &Dags,
+    view: &HistoryView,
+    standings: &mut Standings,
+    situation: &Situation<'_>,
+) -> Vec<Action> {
+    let mut plan = Plan { situation, actions: Vec::new(), ended: Vec::new(), known: HashSet::new() };
+    plan.ended.extend(situation.ended);
+    plan.ended.sort_by_key(|ended| &ended.run);
+    plan.known.extend(situation.ended.iter().map(|ended| (ended.run.as_str(), ended.task.as_str())));
     let mut begun: BTreeMap<&str, u32> = BTreeMap::new();
     for active in view.runs.iter().filter(|active| counted(&active.run)) {
         *begun.entry(active.run.dag.as_str()).or_default() += 1;
     }
     let mut under_way = Vec::new();
-    for active in &view.runs {
+    for (active, standing) in view.runs.iter().zip(&mut standings.0) {
         let mine = active.run.owner.as_deref() == Some(situation.me);
         if !mine && !plan.claim(&active.run) {
             continue;
         }
         if active.run.state == RunState::Queued {
-            plan.queued(dags, view, active, &mut begun);
-        } else if let Some(definition) = &active.definition {
-            let mut progress = Progress::new(definition, active);
+            plan.queued(dags, view, active, standing.as_ref(), &mut begun);
+        } else if let (Some(definition), Some(standing)) = (&active.definition, standing) {
+            let mut progress = Progress::new(definition, &active.run, standing);
             progress.advance(&mut plan, dags, view);
             under_way.push(progress);
         }
@@ -153,7 +169,9 @@ pub fn decide(dags: &Dags, view: &HistoryView, situation: &Situation<'_>) -> Vec
             plan.backfills(dags, view);
         }
     }
-    plan.actions
+    let actions = plan.actions;
+    under_way.into_iter().for_each(Progress::take_back);
+    actions
 }
 
 /// Whether a run is one of those that its DAG allows so many of at once.
@@ -164,9 +182,23 @@ fn counted(run: &Run) -> bool {
 struct Plan<'a> {
     situation: &'a Situation<'a>,
     actions: Vec<Action>,
+    /// The attempts that have ended, by run.
+    ended: Vec<&'a Ended>,
+    /// Their runs and tasks.
+    known: HashSet<(&'a str, &'a str)>,
 }
 
-impl Plan<'_> {
+impl<'a> Plan<'a> {
+    /// The attempts of a run that have ended, in their order.
+    fn ended_of(&self, run: &str) -> Vec<&'a Ended> {
+        let from = self.ended.partition_point(|ended| ended.run.as_str() < run);
+        self.ended[from..].iter().take_while(|ended| ended.run == run).copied().collect()
+    }
+
+    fn just_ended(&self, run: &str, task: &str) -> bool {
+        self.known.contains(&(run, task))
+    }
+
     fn record(&mut self, change: Change) {
         self.actions.push(Action::Record(change));
     }
@@ -198,21 +230,24 @@ impl Plan<'_> {
         dags: &Dags,
         view: &HistoryView,
         active: &'v ActiveRun,
+        standing: Option<&Standing>,
         begun: &mut BTreeMap<&'v str, u32>,
     ) {
         let run = &active.run;
         if self.cancelled(run) {
-            for task in active.tasks.iter().filter(|task| !task.state.ended()) {
+            let tasks = standing.map(Standing::tasks).unwrap_or_default();
+            for task in tasks.iter().filter(|task| !task.state.ended()) {
                 // Only a run that was opened again has tasks already.
                 let mut change = TaskChange::plain(&run.id, &task.task, TaskStep::Cancel, task.attempt);
                 change.amended = run.amended;
                 self.record(Change::Task(Box::new(change)));
             }
             self.record(Change::End { run: run.id.clone(), step: RunStep::Cancel, error: None });
+            self.start_others(run, dags, RunState::Cancelled);
             return;
         }
-        let held = why::held_back(dags, view, active, begun.get(run.dag.as_str()).copied().unwrap_or_default());
-        if self.situation.stopping || held.is_some() {
+        let running = begun.get(run.dag.as_str()).copied().unwrap_or_default();
+        if self.situation.stopping || why::holds_back(dags, view, active, running) {
             return;
         }
         // What a run began with stays, also when it is opened again.
@@ -227,7 +262,13 @@ impl Plan<'_> {
             Err(error) => {
                 let mut failure = TaskError::new(error.code(), error.to_string(), Retry::AfterPerson);
                 failure.fix = error.fix();
+                let pinned = active.definition.as_ref().or_else(|| dags.get(&run.dag));
+                let calls = pinned.map(|dag| {
+                    tell::calls(self.situation.now, &dag.calls, run, "", 0, CallOn::Failure, Some(&failure))
+                });
                 self.record(Change::End { run: run.id.clone(), step: RunStep::Fail, error: Some(failure) });
+                self.start_others(run, dags, RunState::Failed);
+                calls.into_iter().flatten().for_each(|call| self.record(call));
             }
         }
     }

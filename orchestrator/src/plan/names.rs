@@ -1,29 +1,36 @@
 //! What the templates of a task may name.
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::{Map, Value, json};
 
-use crate::dag::{Dag, TaskDef};
-use crate::run::{Run, TaskInstance};
+use super::standing::Standing;
+use crate::dag::{Dag, TaskDef, template};
+use crate::run::{Interval, Run};
 
-/// The names for one task: its run, its place, and of the tasks before it how they ended.
+/// The names for one task (`of`, of the definition): its run, the time it covers, its place, and of the tasks before it how they
+/// ended.
 pub(super) fn names(
     dag: &Dag,
     run: &Run,
-    tasks: &BTreeMap<String, TaskInstance>,
-    task: &TaskDef,
+    interval: Option<Interval>,
+    standing: &Standing,
+    of: usize,
     attempt: u32,
     item: Option<&(u32, Value)>,
 ) -> Value {
     let instant = |at: DateTime<Utc>| Value::String(at.to_rfc3339_opts(SecondsFormat::AutoSi, true));
-    let before: Map<String, Value> = before(dag, task)
-        .into_iter()
-        .filter_map(|id| tasks.get(id).filter(|known| known.state.ended()))
-        .map(|known| {
-            (known.task.clone(), json!({"state": known.state, "summary": known.summary, "result": known.result}))
-        })
-        .collect();
+    let task = &dag.tasks[of];
+    // Where nothing is named, a chain of thousands need not be gone through for each of its tasks.
+    let before: Map<String, Value> = if names_anything(task) {
+        let ended = standing.all_before(of).into_iter().filter_map(|of| standing.own(of));
+        let ended = ended.filter(|known| known.state.ended());
+        ended
+            .map(|known| {
+                (known.task.clone(), json!({"state": known.state, "summary": known.summary, "result": known.result}))
+            })
+            .collect()
+    } else {
+        Map::new()
+    };
     let mut names = json!({
         "params": run.params,
         "run": {
@@ -35,7 +42,7 @@ pub(super) fn names(
         "task": {"id": task.id, "attempt": attempt},
         "tasks": before,
     });
-    if let Some(interval) = run.interval {
+    if let Some(interval) = interval {
         names["interval"] = json!({"start": instant(interval.start), "end": instant(interval.end)});
     }
     if let Some((index, item)) = item {
@@ -43,6 +50,13 @@ pub(super) fn names(
         names["index"] = json!(index);
     }
     names
+}
+
+/// Whether there is a template anywhere in a task.
+fn names_anything(task: &TaskDef) -> bool {
+    let key = task.policy.key.as_ref().is_some_and(|key| template::is_template(&key.key));
+    let list = task.policy.map.as_ref().is_some_and(|map| template::any_template(&map.over));
+    key || list || task.settings.values().any(template::any_template)
 }
 
 /// The tasks before a task, directly or not.

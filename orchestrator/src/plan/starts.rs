@@ -3,7 +3,7 @@ use chrono::{SecondsFormat, TimeDelta};
 use serde_json::{Map, Value};
 
 use super::Plan;
-use crate::dag::{Batch, Dag, Dags, EventTrigger, FileTrigger, ScheduleTrigger, Trigger};
+use crate::dag::{Batch, Dag, Dags, EventOf, EventTrigger, FileTrigger, ScheduleTrigger, Trigger};
 use crate::history::{Change, Event, HistoryView, NewRun};
 use crate::run::{Cause, Interval, Run, RunState, run_id};
 use crate::schedule::interval;
@@ -108,6 +108,24 @@ impl Plan<'_> {
             let last = view.last.get(&dag.id).map_or(0, |last| last.ended_at.timestamp_micros());
             let key = format!("continuous {} {last}", dag.id);
             self.create(dag, Some(key), Cause::Continuous, None, Map::new());
+        }
+    }
+
+    /// Notes, with the run's end, that it is to start runs of other DAGs. A run that was opened again and ended once more does so once more.
+    pub(super) fn start_others(&mut self, run: &Run, dags: &Dags, state: RunState) {
+        for dag in dags.iter() {
+            for (trigger, number) in dag.triggers.iter().zip(0..) {
+                let Trigger::Event(EventTrigger { of: EventOf::Dag { dag: watched, any_end }, .. }) = trigger else {
+                    continue;
+                };
+                if *watched != run.dag || !any_end && state != RunState::Success {
+                    continue;
+                }
+                let key = format!("{} {}", run.id, run.amended);
+                let body = serde_json::json!({"dag": run.dag, "run": run.id, "state": state, "interval": run.interval});
+                let event = Box::new(Event { dag: dag.id.clone(), trigger: number, key, body });
+                self.record(Change::Event { event, end_of: Some(run.id.clone()), past: false });
+            }
         }
     }
 

@@ -2,24 +2,31 @@
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::json;
 
-use crate::dag::{CallOn, Dag};
+use crate::dag::{CallOn, Callback, Dag, TaskDef};
 use crate::history::{Call, Change, TaskChange};
 use crate::run::{Run, TaskState, TaskStep};
 use crate::task::TaskError;
 
 /// The calls that go with a change of a task. The tasks of a list call for themselves, the list does not.
-pub(super) fn of_task(now: DateTime<Utc>, dag: &Dag, run: &Run, change: &TaskChange, state: TaskState) -> Vec<Change> {
+pub(super) fn of_task(
+    now: DateTime<Utc>,
+    dag: &Dag,
+    task: &TaskDef,
+    run: &Run,
+    change: &TaskChange,
+    state: TaskState,
+) -> Vec<Change> {
     let on = match (change.step, state) {
         (TaskStep::Retry, _) => CallOn::Retry,
         (TaskStep::Fail, _) => CallOn::Failure,
         (TaskStep::Succeed, _) => CallOn::Success,
         _ => return Vec::new(),
     };
-    let of_items = dag.task(&change.task).is_some_and(|task| task.policy.map.is_some() && task.id == change.task);
+    let of_items = task.policy.map.is_some() && task.id == change.task;
     if of_items && change.error.as_ref().is_none_or(|error| *error.code != *"D0127") {
         return Vec::new();
     }
-    let mut all = calls(now, dag, run, &change.task, change.attempt, on, change.error.as_ref());
+    let mut all = calls(now, &task.policy.calls, run, &change.task, change.attempt, on, change.error.as_ref());
     if on == CallOn::Retry {
         // A run is not tried again, its tasks are: so this is told to whoever wants to know it of the DAG.
         let wanted = dag.calls.iter().filter(|call| call.on == on);
@@ -32,18 +39,17 @@ pub(super) fn of_task(now: DateTime<Utc>, dag: &Dag, run: &Run, change: &TaskCha
     all
 }
 
-/// The calls about a task, or (`task` empty) about the run.
+/// The calls of those `wanted` that are about a task, or (`task` empty) about the run.
 pub(super) fn calls(
     now: DateTime<Utc>,
-    dag: &Dag,
+    wanted: &[Callback],
     run: &Run,
     task: &str,
     attempt: u32,
     on: CallOn,
     error: Option<&TaskError>,
 ) -> Vec<Change> {
-    let wanted = if task.is_empty() { Some(&dag.calls) } else { dag.task(task).map(|task| &task.policy.calls) };
-    let wanted = wanted.into_iter().flatten().filter(|call| call.on == on);
+    let wanted = wanted.iter().filter(|call| call.on == on);
     wanted
         .enumerate()
         .map(|(number, call)| {

@@ -6,6 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
 use super::progress::Progress;
+use super::standing::Standing;
 use crate::dag::{Dag, Dags, EventOf, Trigger};
 use crate::history::{ActiveRun, HistoryView};
 use crate::run::{Cause, RunState, TaskInstance, TaskState};
@@ -94,7 +95,10 @@ pub fn of_run(facts: &Facts<'_>, active: &ActiveRun) -> Vec<Why> {
         return vec![why];
     }
     let open = active.tasks.iter().filter(|task| !task.state.ended() && task.item.is_none());
-    open.map(|task| of_task(facts, active, &task.task)).collect()
+    let Some(definition) = &active.definition else { return open.map(|task| not_begun(active, &task.task)).collect() };
+    let mut standing = Standing::new(definition, active.tasks.clone());
+    let progress = Progress::new(definition, &active.run, &mut standing);
+    open.map(|task| task_itself(facts, &progress, &task.task)).collect()
 }
 
 /// Says what a task of a run waits for, or what it does.
@@ -102,12 +106,20 @@ pub fn of_task(facts: &Facts<'_>, active: &ActiveRun, task: &str) -> Why {
     if let Some(why) = run_itself(facts, active) {
         return why;
     }
-    let of = format!("{}.{task}", active.run.id);
-    let Some(definition) = &active.definition else { return Why::new(of, "waits for its run to begin") };
-    let progress = Progress::new(definition, active);
-    let (Some(defined), Some(known)) = (definition.task(task), progress.task(task)) else {
-        return Why::new(of, "is no task of this run");
-    };
+    let Some(definition) = &active.definition else { return not_begun(active, task) };
+    let mut standing = Standing::new(definition, active.tasks.clone());
+    task_itself(facts, &Progress::new(definition, &active.run, &mut standing), task)
+}
+
+fn not_begun(active: &ActiveRun, task: &str) -> Why {
+    Why::new(format!("{}.{task}", active.run.id), "waits for its run to begin")
+}
+
+/// What a task of a run that is under way waits for, or what it does.
+fn task_itself(facts: &Facts<'_>, progress: &Progress<'_>, task: &str) -> Why {
+    let of = format!("{}.{task}", progress.run.id);
+    let Some(place) = progress.standing.find(task) else { return Why::new(of, "is no task of this run") };
+    let (defined, known) = (progress.standing.of(place), progress.standing.at(place));
     let expected = |task: &TaskInstance| {
         facts.usual.get(task.defined()).zip(task.started_at).map(|(usual, started)| (started + *usual).max(facts.now))
     };
@@ -126,7 +138,7 @@ pub fn of_task(facts: &Facts<'_>, active: &ActiveRun, task: &str) -> Why {
             let what = if known.summary.is_empty() { "has put itself off".to_owned() } else { known.summary.clone() };
             Why { since: known.started_at, until: known.retry_at, ..Why::new(of, what) }
         }
-        TaskState::Mapped => match progress.open_item(task) {
+        TaskState::Mapped => match progress.open_item(defined) {
             Some(item) => Why { holder: Some(item.task.clone()), ..Why::new(of, "waits for the tasks of its list") },
             None => Why::new(of, "is about to end"),
         },
@@ -136,15 +148,15 @@ pub fn of_task(facts: &Facts<'_>, active: &ActiveRun, task: &str) -> Why {
                 let (since, until) = (before.started_at, expected(before));
                 return Why { holder: Some(before.task.clone()), since, until, ..Why::new(of, what) };
             }
-            held(facts, &progress, of.clone(), task)
+            held(facts, progress, of.clone(), place)
                 .unwrap_or_else(|| Why::new(of, "is ready: it starts as soon as the scheduler has a free slot"))
         }
     }
 }
 
 /// What of what a task would hold is not free.
-fn held(facts: &Facts<'_>, progress: &Progress<'_>, of: String, task: &str) -> Option<Why> {
-    for hold in progress.holds_of(task, facts.pools) {
+fn held(facts: &Facts<'_>, progress: &Progress<'_>, of: String, place: usize) -> Option<Why> {
+    for hold in progress.holds_of(place, facts.pools) {
         let holdings: Vec<_> = facts.view.holdings.iter().filter(|held| held.name == hold.name).collect();
         let used: u32 = holdings.iter().map(|held| held.slots).sum();
         if used + hold.slots > hold.limit {
@@ -180,18 +192,26 @@ fn run_itself(facts: &Facts<'_>, active: &ActiveRun) -> Option<Why> {
     run.owner.is_none().then(|| Why::new(&run.id, "is about to be taken over"))
 }
 
+/// Whether a queued run does not begin now; as [`held_back`], without a word.
+pub(super) fn holds_back(dags: &Dags, view: &HistoryView, active: &ActiveRun, running: u32) -> bool {
+    let run = &active.run;
+    let by_people = matches!(run.cause, Cause::Manual { .. } | Cause::Backfill { .. });
+    let most = active.definition.as_ref().or_else(|| dags.get(&run.dag)).map_or(u32::MAX, |dag| dag.max_active_runs);
+    !by_people && view.paused.contains_key(&run.dag) || run.backfill().is_none() && running >= most
+}
+
 /// Why a queued run does not begin now; `running`: how many runs of its DAG are under way and counted.
 pub(super) fn held_back(dags: &Dags, view: &HistoryView, active: &ActiveRun, running: u32) -> Option<Why> {
     let run = &active.run;
+    if !holds_back(dags, view, active, running) {
+        return None;
+    }
     let by_people = matches!(run.cause, Cause::Manual { .. } | Cause::Backfill { .. });
     if let Some(paused) = view.paused.get(&run.dag).filter(|_| !by_people) {
         let what = "waits for its DAG to be resumed";
         return Some(Why { holder: Some(paused.by.clone()), since: Some(paused.since), ..Why::new(&run.id, what) });
     }
     let most = active.definition.as_ref().or_else(|| dags.get(&run.dag)).map_or(u32::MAX, |dag| dag.max_active_runs);
-    if run.backfill().is_some() || running < most {
-        return None;
-    }
     let others = view.runs.iter().map(|other| &other.run).filter(|other| other.dag == run.dag && super::counted(other));
     let others: Vec<_> = others.collect();
     let names: Vec<&str> = others.iter().map(|other| other.id.as_str()).collect();

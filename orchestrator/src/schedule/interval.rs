@@ -35,6 +35,12 @@ pub fn next(
     Some(Interval { start, end: schedule.next(start, false)? })
 }
 
+/// Returns the interval of a run that somebody asked for: the latest one that had ended by then, as Airflow infers it.
+pub fn asked_for(schedule: &Schedule, asked_at: DateTime<Utc>) -> Option<Interval> {
+    let end = schedule.previous(asked_at, true)?;
+    Some(Interval { start: schedule.previous(end, false)?, end })
+}
+
 /// The start of the earliest of the latest `most` intervals that have ended; fewer, if there are not so many.
 fn latest_starts(schedule: &Schedule, now: DateTime<Utc>, most: u32) -> Option<DateTime<Utc>> {
     let mut start = schedule.previous(now, true)?;
@@ -150,6 +156,18 @@ mod tests {
             .map(|interval| format!("{} {}", interval.start.format("%m-%d"), interval.end.format("%m-%d")))
             .collect();
         assert_eq!(spans, ["12-31 01-31", "01-31 02-29", "02-29 03-31"]);
+    }
+
+    #[test]
+    fn a_run_that_somebody_asks_for_covers_the_latest_interval_that_has_ended() {
+        let daily = Schedule::cron("0 0 * * *", Tz::UTC).unwrap();
+        let wanted = interval("2026-11-24T00:00:00Z", "2026-11-25T00:00:00Z");
+        assert_eq!(asked_for(&daily, at("2026-11-25T01:00:00Z")), Some(wanted));
+        assert_eq!(asked_for(&daily, at("2026-11-25T00:00:00Z")), Some(wanted), "what ends now has ended");
+        assert_eq!(asked_for(&daily, at("2026-11-25T23:59:59.999Z")), Some(wanted));
+        let monthly = Schedule::cron("0 0 1 * *", Tz::UTC).unwrap();
+        let wanted = interval("2028-02-01T00:00:00Z", "2028-03-01T00:00:00Z");
+        assert_eq!(asked_for(&monthly, at("2028-03-31T12:00:00Z")), Some(wanted));
     }
 
     #[test]

@@ -6,7 +6,9 @@ use serde_json::{Map, json};
 
 use super::script::SCRIPT;
 use crate::dag::{CallTo, Dag};
-use crate::history::{Backfill, Call, Change, Event, History, HistoryError, Hold, NewRun, RunFilter, TaskChange};
+use crate::history::{
+    Applied, Backfill, Call, Change, Event, History, HistoryError, Hold, NewRun, RunFilter, TaskChange,
+};
 use crate::owner::{LEASE, Owner};
 use crate::run::{Cause, Choice, Interval, RunState, RunStep, TaskState, TaskStep};
 use crate::task::{Retry, TaskError};
@@ -68,6 +70,19 @@ pub fn history_contract(history: &dyn History, other: &dyn History) -> Result<()
     history.apply("me", at(60), &[Change::Pause { dag: "none".to_owned(), by: None }])?;
     assert_ne!(history.version()?, own);
     assert!(other.version()? >= seen);
+    // Whoever knows the history at a version knows it after changes of its own, and learns that others have changed something.
+    let pause = |dag: &str| Change::Pause { dag: dag.to_owned(), by: Some("me\0".to_owned()) };
+    let known = history.version()?;
+    let applied = history.apply_at("me", at(60), &[pause("x"), pause("x")], known)?;
+    assert_eq!((applied.accepted, applied.version), (vec![true, false], Some(history.version()?)));
+    let known = history.version()?;
+    other.apply("me", at(60), &[pause("y")])?;
+    assert_eq!(history.apply_at("me", at(60), &[pause("y"), pause("z")], known)?, {
+        Applied { accepted: vec![false, true], version: None }
+    });
+    for dag in ["x", "y", "z"] {
+        other.apply("me", at(60), &[Change::Pause { dag: dag.to_owned(), by: None }])?;
+    }
     let id = |modified| FileId { path: "in/a.txt".to_owned(), size: 3, modified };
     assert_eq!(other.unseen("movies", &[id(7), id(9)])?, [id(9)], "contract 4 and 5");
     assert_eq!(other.unseen("other", &[id(7)])?, [id(7)], "arrivals are per DAG");

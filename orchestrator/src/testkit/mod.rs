@@ -7,4 +7,4 @@ mod sim;
 pub use clock::FakeClock;
 pub use history_contract::history_contract;
 pub use script::{SCRIPT, Script, Started};
-pub use sim::{SimReport, sim};
+pub use sim::{SimReport, sim, sim_of_lost_leases};

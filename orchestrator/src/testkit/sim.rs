@@ -9,14 +9,16 @@ use crate::dag::{
     TaskPolicy, Trigger,
 };
 use crate::history::memory::MemoryHistory;
-use crate::history::{Backfill, Change, History, HistoryError, HistoryView, RunFilter};
+use crate::history::{Applied, Backfill, Change, History, HistoryError, HistoryView, RunFilter};
 use crate::invariant::{Violation, check};
 use crate::plan::amend::{Wish, amend};
-use crate::plan::{Action, Arrived, Ended, Scope, Situation, decide};
+use crate::plan::standing::Standings;
+use crate::plan::{Action, Arrived, Ended, Scope, Situation, decide, decide_on};
 use crate::retry::RetryPolicy;
 use crate::rule::RULES;
 use crate::run::{Choice, Interval, TaskState};
 use crate::schedule::Schedule;
+use crate::scheduler::replica::Replica;
 use crate::task::{Outcome, Retry, TaskError};
 use crate::trigger::FileId;
 
@@ -29,6 +31,10 @@ pub struct SimReport {
     pub attempts: usize,
     /// Processes that died.
     pub crashes: usize,
+    /// Leases that were lost by processes that live.
+    pub lost: usize,
+    /// How often a process decided on what it had in mind, without reading the history again.
+    pub followed: usize,
     /// What broke.
     pub violations: Vec<Violation>,
 }
@@ -38,7 +44,18 @@ pub struct SimReport {
 /// # Errors
 /// If the history in memory fails, which it does not.
 pub fn sim(seed: u64, steps: u32) -> Result<SimReport, HistoryError> {
-    let mut world = World::new(seed);
+    live(World::new(seed), steps)
+}
+
+/// Runs a world as [`sim`] does, where processes also lose their leases: others take their runs while they still work, and they find out later.
+///
+/// # Errors
+/// If the history in memory fails, which it does not.
+pub fn sim_of_lost_leases(seed: u64, steps: u32) -> Result<SimReport, HistoryError> {
+    live(World { lossy: true, ..World::new(seed) }, steps)
+}
+
+fn live(mut world: World, steps: u32) -> Result<SimReport, HistoryError> {
     for _ in 0..steps {
         world.step()?;
         if !world.report.violations.is_empty() {
@@ -81,6 +98,8 @@ struct Process {
     ended: Vec<Ended>,
     /// Looked at the history some time ago and has not decided yet.
     stale: Option<HistoryView>,
+    /// What it keeps of the history in mind.
+    replica: Replica,
 }
 
 struct World {
@@ -92,6 +111,10 @@ struct World {
     gone: BTreeSet<String>,
     files: Vec<Arrived>,
     born: u32,
+    /// Whether leases are lost.
+    lossy: bool,
+    /// Processes that lost their lease and have not looked since.
+    astray: BTreeSet<String>,
     report: SimReport,
 }
 
@@ -109,6 +132,8 @@ impl World {
             gone: BTreeSet::new(),
             files: Vec::new(),
             born: 0,
+            lossy: false,
+            astray: BTreeSet::new(),
             report: SimReport::default(),
         };
         for _ in 0..=world.dice.small(2) {
@@ -120,14 +145,28 @@ impl World {
     fn start(&mut self) {
         self.born += 1;
         let id = format!("process-{}", self.born);
-        self.processes.push(Process { id, live: BTreeMap::new(), ended: Vec::new(), stale: None });
+        self.processes.push(Process {
+            id,
+            live: BTreeMap::new(),
+            ended: Vec::new(),
+            stale: None,
+            replica: Replica::default(),
+        });
     }
 
     fn step(&mut self) -> Result<(), HistoryError> {
         let who = self.dice.pick(self.processes.len());
+        if self.lossy && self.dice.roll(10) == 0 {
+            // Its lease has run out; it is renewed when it looks again.
+            let id = self.processes[who].id.clone();
+            self.gone.insert(id.clone());
+            self.astray.insert(id);
+            self.report.lost += 1;
+        }
         match self.dice.roll(20) {
             0 => {
                 let dead = self.processes.swap_remove(who);
+                self.astray.remove(&dead.id);
                 self.gone.insert(dead.id);
                 self.report.crashes += 1;
                 self.start();
@@ -259,10 +298,17 @@ impl World {
 
     /// One turn of the loop: look (or use what was seen earlier), decide, record, start.
     fn turn(&mut self, who: usize) -> Result<bool, HistoryError> {
-        let view = match self.processes[who].stale.take() {
+        let stale = self.processes[who].stale.take();
+        let decided_on_mind = stale.is_none();
+        let version = self.history.version()?;
+        let view = match stale {
             Some(view) => view,
             None => self.history.view(&self.continuous())?,
         };
+        if decided_on_mind {
+            self.remember(who, &view, version);
+            self.come_back(who, &view);
+        }
         let mut arrived = Vec::new();
         for file in &self.files {
             if !self.history.unseen(&file.dag, std::slice::from_ref(&file.file))?.is_empty() {
@@ -286,7 +332,15 @@ impl World {
             pools: &pools,
             stopping: false,
         };
-        let actions = decide(&self.dags, &view, &situation);
+        let actions = if decided_on_mind {
+            let replica = &mut process.replica;
+            decide_on(&self.dags, &replica.view, &mut replica.standings, &situation)
+        } else {
+            decide(&self.dags, &view, &situation)
+        };
+        if decided_on_mind && process.replica.standings != Standings::of(&view.runs) {
+            self.report.violations.push(Violation { id: "R10", what: "a decision left something behind".to_owned() });
+        }
         let changes: Vec<Change> = actions
             .iter()
             .map(|action| match action {
@@ -296,9 +350,12 @@ impl World {
         let me = process.id.clone();
         // What has ended is kept until it is recorded: a stale view may not have known the attempt.
         let before: BTreeSet<(String, String)> = self.ended_tasks(&view);
-        let accepted = self.history.apply(&me, self.now, &changes)?;
+        let Applied { accepted, version } = self.history.apply_at(&me, self.now, &changes, version)?;
         let fresh = self.history.view(&[])?;
         let process = &mut self.processes[who];
+        let followed = changes.iter().zip(&accepted).filter(|(_, accepted)| **accepted).map(|(change, _)| change);
+        // What was decided on an older view does not follow from what is in mind.
+        process.replica.follow(&me, self.now, followed, version.filter(|_| decided_on_mind));
         process.ended.retain(|ended| {
             fresh.runs.iter().any(|active| {
                 active.run.id == ended.run
@@ -321,7 +378,9 @@ impl World {
                     .violations
                     .push(Violation { id: "R2", what: format!("{key:?} started after it had ended") });
             }
-            if self.processes.iter().any(|process| process.live.contains_key(&key)) {
+            // Whoever is astray does not know yet that it is somebody else's; nothing it says of it is taken.
+            let aware = |process: &&Process| !self.astray.contains(&process.id);
+            if self.processes.iter().filter(aware).any(|process| process.live.contains_key(&key)) {
                 self.report.violations.push(Violation { id: "R1", what: format!("{key:?} started twice") });
             }
             self.report.attempts += 1;
@@ -330,6 +389,38 @@ impl World {
             self.processes[who].live.insert(key, work.attempt);
         }
         Ok(moved)
+    }
+
+    /// A process that lost its lease has it again, and stops what it runs of runs that are not its own any more.
+    fn come_back(&mut self, who: usize, view: &HistoryView) {
+        let process = &mut self.processes[who];
+        if self.astray.remove(&process.id) {
+            self.gone.remove(&process.id);
+            let owner = |run: &str| view.runs.iter().find(|active| active.run.id == run)?.run.owner.as_ref();
+            process.live.retain(|(run, _), _| owner(run) == Some(&process.id));
+        }
+    }
+
+    /// Reads what a process does not know of the history, and compares what it knows with what is so.
+    fn remember(&mut self, who: usize, view: &HistoryView, version: u64) {
+        let last_of = self.continuous();
+        let replica = &mut self.processes[who].replica;
+        if !replica.is(version, &last_of) {
+            replica.load(view.clone(), last_of, version);
+            return;
+        }
+        let mut known = replica.view.clone();
+        for (active, standing) in known.runs.iter_mut().zip(&replica.standings.0) {
+            active.tasks = standing.as_ref().map(|standing| standing.tasks().to_vec()).unwrap_or_default();
+        }
+        self.report.followed += 1;
+        if known != *view {
+            let (known, view) = (format!("{known:?}"), format!("{view:?}"));
+            let same = known.chars().zip(view.chars()).take_while(|(one, other)| one == other).count();
+            let from = |text: &str| text.chars().skip(same.saturating_sub(80)).take(200).collect::<String>();
+            let what = format!("a process has `{}` in mind, the history has `{}`", from(&known), from(&view));
+            self.report.violations.push(Violation { id: "R10", what });
+        }
     }
 
     fn ended_tasks(&self, view: &HistoryView) -> BTreeSet<(String, String)> {
@@ -397,6 +488,8 @@ impl World {
                 self.history.apply("somebody", self.now, &[Change::Pause { dag, by: None }])?;
             }
             for who in 0..self.processes.len() {
+                let id = &self.processes[who].id;
+                (self.lossy && self.astray.remove(id)).then(|| self.gone.remove(id));
                 self.processes[who].stale = None;
                 self.turn(who)?;
                 while !self.processes[who].live.is_empty() {

@@ -208,10 +208,10 @@ pub(super) fn forget(sql: &Transaction<'_>, before: DateTime<Utc>, most: usize) 
     if !old.is_empty() {
         // The definitions that nobody is pinned to any more, and backfills that are over and forgotten.
         sql.execute(
-            "DELETE FROM definitions WHERE revision NOT IN (SELECT revision FROM runs WHERE revision IS NOT NULL)",
+            "DELETE FROM definitions WHERE NOT EXISTS (SELECT 1 FROM runs WHERE runs.revision = definitions.revision)",
             [],
         )?;
-        sql.execute("DELETE FROM backfills WHERE made >= whole AND id NOT IN (SELECT backfill FROM runs WHERE backfill IS NOT NULL)", [])?;
+        sql.execute("DELETE FROM backfills WHERE made >= whole AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.backfill = backfills.id)", [])?;
     }
     Ok(old.into_iter().map(|(_, dag, run)| (dag, run)).collect())
 }
