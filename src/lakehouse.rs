@@ -130,17 +130,18 @@ impl Lakehouse {
         Ok(model::Project::survey(&self.layout()?, self.project.environment.variables()))
     }
 
-    /// Loads the seeds and builds the models that were chosen, `jobs` at a time or one a core, and tells the keeper.
+    /// Loads the seeds and builds the models that were chosen, `jobs` at a time or one a core, tells the keeper, and then
+    /// runs the chosen checks that none of it has waited for.
     /// Readers see them as `showing` says; what the run itself reads of the tables it builds is always the newest.
-    pub(crate) async fn bring_up_to_date(
+    pub(crate) async fn bring_up_to_date<'p>(
         &self,
         models: &Arc<model::Project>,
-        chosen: &model::Selection<'_>,
+        chosen: &model::Selection<'p>,
         jobs: Option<usize>,
         showing: model::Showing<'_>,
         stop: &(dyn Fn() -> bool + Sync),
         told: impl FnMut(&model::Ran, Vec<model::CheckOutcome>) + Send,
-    ) -> Result<Vec<model::Ran>> {
+    ) -> Result<(Vec<model::Ran>, Vec<model::Checked<'p>>)> {
         let cores = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let clock = Arc::clone(&self.clock);
         let now = move || clock.now();
@@ -157,6 +158,7 @@ impl Lakehouse {
             stop,
         };
         let ran = runner.run(chosen, told).await;
+        let checked = runner.check(chosen, &ran).await;
         // It only saves time: that it could not be written is no failure.
         if let Err(error) = stamps.write() {
             tracing::warn!(%error, "what was built could not be remembered");
@@ -164,7 +166,7 @@ impl Lakehouse {
         if let Some(made) = model::show(lake, chosen, &ran, showing, self.clock.now()).await? {
             tracing::info!(publication = made.number, tables = made.tables.len(), "published together");
         }
-        Ok(ran)
+        Ok((ran, checked))
     }
 
     /// The engine with the project's views, and its models.

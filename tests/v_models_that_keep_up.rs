@@ -303,3 +303,86 @@ fn a_table_left_over_from_before_its_model_was_a_view_is_not_loaded() {
     let report = project.json(&["--json", "dags", "run", "all"]);
     assert_eq!(report["tasks"][0]["instance"]["result"]["tables"], 1, "{report}");
 }
+
+#[test]
+fn what_cannot_be_planned_is_said_in_a_sentence_with_a_fix() {
+    let wrong: &[(&str, &str, &str, &str)] = &[
+        ("unknown", "uppr(k) as x", "there is no function `uppr`", "did you mean `upper`?"),
+        ("totals", "sum(k) as x", "there is no `sum` of (varchar)", ""),
+        ("parts", "substr(id) as x", "there is no `substr` of (bigint)", ""),
+        ("twice", "id, k as id", "two columns are called `id`", "give one of them another name: `… as name`"),
+        ("same", "k, k", "two columns are called `k`", "give one of them another name: `… as name`"),
+        (
+            "capitals",
+            "mixed",
+            "there is no column `mixed`",
+            "write it as `\"Mixed\"`: without the quotes, capitals are small letters",
+        ),
+        (
+            "alike",
+            "id as a, k as \"A\"",
+            "the columns `a` and `A` differ only in capitals, and a table has one of them",
+            "give it another name: `… as name`",
+        ),
+        ("nameless", "id as \"\"", "column 1 of the result has no name", "give it another name: `… as name`"),
+    ];
+    let texts: Vec<(&str, String)> = wrong
+        .iter()
+        .map(|(name, columns, ..)| (*name, format!("select\n{columns}\nfrom {{{{ ref('t') }}}}\n")))
+        .collect();
+    let texts: Vec<(&str, &str)> = texts.iter().map(|(name, text)| (*name, text.as_str())).collect();
+    let project = of(&[("t", "id,k,Mixed\n1,a,b\n")], &texts);
+
+    let ran = project.run(&["--json", "models", "check"]);
+
+    assert_eq!(ran.code, Some(3), "{}", ran.err);
+    let found: Value = serde_json::from_str(&ran.out).unwrap();
+    for (name, _, what, fix) in wrong {
+        let file = format!("sql/{name}.sql");
+        let problem = found.as_array().unwrap().iter().find(|row| row["file"] == file.as_str());
+        let problem = problem.unwrap_or_else(|| panic!("{name}: {found}"));
+        let told = (&problem["what"], problem["fix"].as_str().unwrap_or_default(), &problem["line"]);
+        assert_eq!(told, (&json!(what), *fix, &json!(2)), "{problem}");
+    }
+    assert_eq!(found.as_array().unwrap().len(), wrong.len(), "{found}");
+}
+
+const SNAPSHOT: &str = "{{ config(materialized='snapshot', unique_key=['a', 'b'], strategy='timestamp', updated_at='at') }}\n\
+                        select * from {{ ref('rows') }}; -- that is all;\n";
+
+#[test]
+fn a_snapshot_tells_keys_of_several_columns_apart() {
+    let first = "a,b,n,at\nx|y,z,1,2026-01-01T00:00:00Z\nx,y|z,2,2026-01-01T00:00:00Z\n\\,|,3,2026-01-01T00:00:00Z\n";
+    let project = of(&[("rows", first)], &[("kept", SNAPSHOT)]);
+    project.ok(&["models", "build"]);
+
+    let next = first.replace("1,2026-01-01", "10,2026-02-01").replace("2,2026-01-01", "20,2026-03-01");
+    project.write("sql/seeds/rows.csv", next);
+    project.ok(&["models", "build"]);
+
+    let rows = project.rows("select n, cast(dbt_valid_to as date) as ended from gold.kept order by n");
+    assert_eq!(
+        rows,
+        json!([
+            { "n": 1, "ended": "2026-02-01" },
+            { "n": 2, "ended": "2026-03-01" },
+            { "n": 3, "ended": null },
+            { "n": 10, "ended": null },
+            { "n": 20, "ended": null }
+        ])
+    );
+    assert_eq!(project.value("select count(distinct dbt_scd_id) from gold.kept"), json!(5));
+}
+
+#[test]
+fn a_snapshot_of_columns_that_are_not_there_is_refused() {
+    let text = SNAPSHOT.replace("strategy='timestamp', updated_at='at'", "strategy='check', check_cols=['n', 'vale']");
+    let project = of(&[("rows", "a,b,n,value\nx,y,1,2\n")], &[("kept", &text)]);
+
+    let checked = project.fails(3, &["models", "check"]);
+    let built = project.fails(3, &["models", "build"]);
+
+    assert!(checked.contains("the SELECT has no column `vale`, which `check_cols` names"), "{checked}");
+    assert!(checked.contains("sql/kept.sql:1:") && checked.contains("did you mean `value`?"), "{checked}");
+    assert!(built.contains("`vale`") && built.contains("did you mean `value`?"), "{built}");
+}

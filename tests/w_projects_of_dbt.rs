@@ -29,6 +29,10 @@ impl Shop {
         fs::write(self.path(file), text.replace(from, to)).unwrap();
     }
 
+    fn write(&self, file: &str, text: &str) {
+        fs::write(self.path(file), text).unwrap();
+    }
+
     fn run(&self, arguments: &[&str]) -> Ran {
         let output = tidemill(self.0.path()).args(arguments).output().unwrap();
         let (out, err) = texts(&output);
@@ -240,4 +244,110 @@ fn a_column_leads_to_the_columns_it_is_made_of() {
     for edge in ["value", "join", "group"] {
         assert!(edges.contains(&edge), "{edge} is not in {steps}");
     }
+}
+
+/// Four tests that find rows, and that no model's new version can wait for.
+const ELSEWHERE: [&str; 4] = [
+    "accepted_values_raw_people_given_name__Ada",
+    "accepted_values_source_raw_people_family_name__Archer",
+    "accepted_values_sales_state__returned",
+    "everybody_buys",
+];
+
+#[test]
+fn a_build_runs_the_tests_that_no_model_waits_for() {
+    let shop = Shop::new();
+    shop.build(&[]);
+    shop.write(
+        "seeds/seeds.yml",
+        "seeds:\n  - name: raw_people\n    columns:\n      - name: given_name\n        tests:\n          - accepted_values: {values: [Ada]}\n",
+    );
+    shop.write(
+        "models/sources.yml",
+        "sources:\n  - name: raw\n    schema: corner_shop\n    tables:\n      - name: people\n        identifier: raw_people\n        columns:\n          - name: family_name\n            tests:\n              - accepted_values: {values: [Archer]}\n",
+    );
+    shop.edit(
+        "models/marts/marts.yml",
+        "      - name: amount\n",
+        "      - name: state\n        tests:\n          - accepted_values: {values: [returned]}\n      - name: amount\n",
+    );
+    shop.write(
+        "tests/everybody_buys.sql",
+        "select name from {{ ref('people') }} where person_id not in (select person_id from {{ ref('sales') }} where person_id is not null)",
+    );
+
+    // Twice: what has found rows is asked again.
+    for _ in 0..2 {
+        let ran = shop.run(&["models", "build"]);
+        assert_eq!(ran.code, Some(5), "{}", ran.err);
+        for check in ELSEWHERE {
+            assert!(ran.err.contains(&format!("{check} found ")), "{check} is not in\n{}", ran.err);
+        }
+        assert!(ran.err.contains("4 found rows"), "{}", ran.err);
+        assert!(ran.out.contains("Dora Dunn, the elder"), "the rows are shown: {}", ran.out);
+    }
+    // Only what was selected, and its tests.
+    let ran = shop.run(&["models", "build", "stg_payments"]);
+    assert_eq!(ran.code, Some(0), "{}", ran.err);
+}
+
+#[test]
+fn a_test_that_found_nothing_is_run_again_once_it_could_find_something() {
+    let shop = Shop::new();
+    let afterwards = || {
+        let ran = shop.run(&["models", "build"]);
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        let line = ran.err.lines().find_map(|line| line.split_once(" checks afterwards").map(|(n, _)| n.to_owned()));
+        line.map_or(0, |n| n.parse::<usize>().unwrap())
+    };
+
+    // The views' tests; then those that also read another table than the one whose version they were run before.
+    let (first, second) = (afterwards(), afterwards());
+    assert!(first > 1 && second > 1, "{first}, {second}");
+    // The one that warns is always run.
+    assert_eq!((afterwards(), afterwards()), (1, 1));
+
+    // A view's text, its table, and the test's own text.
+    shop.edit("models/staging/stg_payments.sql", "method,", "upper(method) as method,");
+    assert!(afterwards() > 1);
+    assert_eq!(afterwards(), 1);
+    shop.edit("seeds/raw_payments.csv", "104,13,cash,20", "104,13,cash,30");
+    assert!(afterwards() > 1);
+    shop.edit("models/staging/staging.yml", "- at_least: {floor: 0}", "- at_least: {floor: 1}");
+    let ran = shop.run(&["models", "build"]);
+    assert_eq!(ran.code, Some(5), "{}", ran.err);
+    assert!(ran.err.contains("at_least_stg_payments_amount__1 found "), "{}", ran.err);
+}
+
+#[test]
+fn a_test_that_cannot_be_run_keeps_no_other_from_being_run() {
+    let shop = Shop::new();
+    shop.build(&[]);
+    shop.write("models/sources.yml", "sources:\n  - name: raw\n    tables:\n      - name: nowhere\n");
+    shop.write("tests/a_first_one.sql", "select * from {{ source('raw', 'nowhere') }}");
+    shop.write("tests/zero_sales.sql", "select 1 as n from {{ ref('sales') }} limit 1");
+
+    let tested = shop.run(&["models", "test"]);
+    let built = shop.run(&["models", "build"]);
+
+    for ran in [tested, built] {
+        assert_eq!(ran.code, Some(3), "{}", ran.err);
+        assert!(ran.err.contains("tests/a_first_one.sql"), "{}", ran.err);
+        assert!(ran.err.contains("zero_sales found 1 rows"), "{}", ran.err);
+    }
+}
+
+#[test]
+fn a_test_of_what_was_not_built_is_not_run() {
+    let shop = Shop::new();
+    shop.write(
+        "tests/everybody_buys.sql",
+        "select name from {{ ref('people') }} where person_id not in (select person_id from {{ ref('sales') }} where person_id is not null)",
+    );
+    shop.edit("seeds/raw_payments.csv", "104,13,cash,20", "104,13,cash,-20");
+
+    let ran = shop.run(&["models", "build"]);
+
+    assert_eq!(ran.code, Some(5), "{}", ran.err);
+    assert!(ran.err.contains("everybody_buys was not run, as it reads sales"), "{}", ran.err);
 }

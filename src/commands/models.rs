@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 use tidemill_etl::model::incremental::Class;
-use tidemill_etl::model::{self, Edge, End, Model, Project, Ran, Seed, Severity};
+use tidemill_etl::model::{self, CheckEnd, Edge, End, Model, Project, Ran, Seed, Severity};
 use tidemill_etl::output::text_table;
 use tidemill_etl::table;
 
@@ -144,7 +144,7 @@ async fn build(context: &Context, house: &Lakehouse, choice: &Choice, jobs: Opti
     let total = chosen.seeds.len() + chosen.models.len();
     let bar = context.report.bar("models", Some(total as u64), Unit::Things);
     let mut warned = Vec::new();
-    let ran = house
+    let (ran, checked) = house
         .bring_up_to_date(
             &models,
             &chosen,
@@ -182,11 +182,49 @@ async fn build(context: &Context, house: &Lakehouse, choice: &Choice, jobs: Opti
     for (name, after) in skipped {
         context.report.note(format_args!("{name} was not built, as it reads {after}"));
     }
-    let failures = ran.into_iter().filter_map(|ran| match ran.end {
+    let mut failures: Vec<Failure> = Vec::new();
+    failures.extend(ran.into_iter().filter_map(|ran| match ran.end {
         End::Failed(error) => Some(Failure::from(error)),
         _ => None,
-    });
-    Failure::all(failures).map_or(Ok(Exit::Done), Err)
+    }));
+    let bad = tell_remaining(context, checked, &mut failures)?;
+    let end = if bad == 0 { Exit::Done } else { Exit::Found };
+    Failure::all(failures).map_or(Ok(end), Err)
+}
+
+/// What checks came to that nothing has waited for; how many found rows.
+fn tell_remaining(context: &Context, checked: Vec<model::Checked<'_>>, failures: &mut Vec<Failure>) -> Result<usize> {
+    let (mut ran, mut bad) = (0, 0);
+    for model::Checked { check, end } in checked {
+        match end {
+            CheckEnd::Found(outcome) => {
+                ran += 1;
+                bad += usize::from(outcome.fails(check));
+                tell_found(context, check, &outcome)?;
+            }
+            CheckEnd::Failed(error) => failures.push(Failure::from(error)),
+            CheckEnd::Skipped { after } => {
+                context.report.note(format_args!("{} was not run, as it reads {after}", check.name));
+            }
+        }
+    }
+    if ran > 0 {
+        context.report.note(format_args!("{ran} checks afterwards, {bad} found rows"));
+    }
+    Ok(bad)
+}
+
+/// Shows the first rows that a check found, if it must not or should not find any.
+fn tell_found(context: &Context, check: &model::Check, outcome: &model::CheckOutcome) -> Result<()> {
+    let (failed, warns) = (outcome.fails(check), outcome.warns(check));
+    let Some(sample) = outcome.sample.as_ref().filter(|_| failed || warns) else { return Ok(()) };
+    let only = if failed { "" } else { " (it only warns)" };
+    if context.report.json() {
+        context.report.note(format_args!("{} found {} rows{only}", outcome.check, count(outcome.rows)));
+        return Ok(());
+    }
+    context.report.note(format_args!("{} found {} rows{only}:", outcome.check, count(outcome.rows)));
+    context.report.text(&text_table(std::slice::from_ref(sample))?)
 }
 
 fn built_row(ran: &Ran) -> BuiltRow {
@@ -356,18 +394,19 @@ async fn run_checks(
     checks: &[&model::Check],
 ) -> Result<Exit> {
     let mut found = Vec::new();
+    let mut failures: Vec<Failure> = Vec::new();
     for check in checks {
-        let outcome = model::check(engine, check).await?;
-        let (failed, warns) = (outcome.fails(check), outcome.warns(check));
-        if let Some(sample) = &outcome.sample
-            && (failed || warns)
-            && !context.report.json()
-        {
-            let only = if failed { "" } else { " (it only warns)" };
-            context.report.note(format_args!("{} found {} rows{only}:", outcome.check, count(outcome.rows)));
-            context.report.text(&text_table(std::slice::from_ref(sample))?)?;
-        }
+        // One that cannot be run does not keep the others from being run.
+        let outcome = match model::check(engine, check).await {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                failures.push(error.into());
+                continue;
+            }
+        };
+        tell_found(context, check, &outcome)?;
         let severity = if check.severity == Severity::Error { "error" } else { "warn" };
+        let failed = outcome.fails(check);
         found.push(Found { check: outcome.check, rows: outcome.rows, severity, failed });
     }
     let bad = found.iter().filter(|f| f.failed).count();
@@ -375,5 +414,6 @@ async fn run_checks(
         context.report.rows(&found)?;
     }
     context.report.note(format_args!("{} checks, {bad} found rows", found.len()));
-    Ok(if bad == 0 { Exit::Done } else { Exit::Found })
+    let end = if bad == 0 { Exit::Done } else { Exit::Found };
+    Failure::all(failures).map_or(Ok(end), Err)
 }

@@ -6,6 +6,7 @@ use tidemill_etl::model;
 use tidemill_orchestrator::{KindSpec, Outcome, Retry, Shape, TaskContext, TaskError};
 
 use super::{Failed, Kind, Work, count, key, read};
+use crate::failure::Failure;
 use crate::lakehouse::Lakehouse;
 use crate::metrics::Metrics;
 
@@ -37,9 +38,16 @@ impl Work for Settings {
         }
         let mut ran = 0;
         let mut bad = Vec::new();
+        let mut failed = Vec::new();
         for check in project.checks.values().filter(|c| self.select.is_empty() || self.select.contains(&c.name)) {
-            let outcome = model::check(&engine, check).await?;
             ran += 1;
+            let outcome = match model::check(&engine, check).await {
+                Ok(outcome) => outcome,
+                Err(error) => {
+                    failed.push(Failure::from(error));
+                    continue;
+                }
+            };
             if outcome.fails(check) || outcome.warns(check) {
                 let only = if outcome.fails(check) { "" } else { "; it only warns" };
                 context.log.line(format!("{} found {} rows{only}:", check.name, count(outcome.rows)));
@@ -51,6 +59,9 @@ impl Work for Settings {
                     bad.push(format!("{} ({})", check.name, count(outcome.rows)));
                 }
             }
+        }
+        if let Some(failure) = Failure::all(failed) {
+            return Err(failure.into());
         }
         if bad.is_empty() {
             return Ok(Outcome::done(format!("{ran} checks found nothing")).with(json!({ "checks": ran })));

@@ -13,11 +13,13 @@ pub mod incremental;
 mod lineage;
 mod plan;
 mod project;
+mod remaining;
 mod run;
 mod seed;
 mod showing;
 mod snapshot;
 mod stamps;
+mod statement;
 mod template;
 mod visible;
 
@@ -30,6 +32,7 @@ pub use project::{
     Check, CheckSubject, Column, DBT_PROJECT, Layout, Materialization, Model, Project, Seed, Selection, Severity,
     Source, Threshold,
 };
+pub use remaining::{CheckEnd, Checked};
 pub use run::{End, Ran, Runner};
 pub use seed::{Loaded, load_seed};
 pub use showing::{Showing, show, stored};

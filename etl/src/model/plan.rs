@@ -6,19 +6,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::common::tree_node::{TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{DFSchema, SchemaError, Span};
-use datafusion::config::ConfigOptions;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
+use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlan};
 
 use super::error::ModelProblem;
 use super::incremental::volatile;
-use super::project::{Materialization, Model, Project, nearest};
+use super::project::{Materialization, Model, Project, config_place, nearest};
 use super::seed;
+use super::snapshot;
 use super::template::offset;
 use crate::engine::{Engine, Given, Pinned};
 use crate::error::Result;
@@ -66,6 +67,16 @@ pub async fn plan_all(engine: &Engine, project: &Project) -> Result<Plans> {
         match plan(engine, model.select(), pinned, given).await {
             Ok(plan) => {
                 let schema = storable(plan.schema().as_arrow());
+                if let Some(failure) = unfit(&schema, model.materialization) {
+                    plans.problems.push(project.place(model, failure));
+                    continue;
+                }
+                if model.materialization == Materialization::Snapshot {
+                    plans.problems.extend(snapshot::faults(model, &schema).into_iter().map(|fault| {
+                        let place = model.authored.span.clone().or_else(|| config_place(&model.authored, fault.key));
+                        ModelProblem::new(&model.file, fault.what).maybe_span(place).maybe_fix(fault.fix)
+                    }));
+                }
                 known.insert(model.table.clone(), Arc::new(EmptyTable::new(schema)));
                 let moving = volatile(&plan).map_err(|e| engine.failed(e))?;
                 if let Some(function) = moving.filter(|_| model.materialization != Materialization::View) {
@@ -150,61 +161,88 @@ pub(super) struct Failure {
     span: Option<Span>,
     /// A word of the text that is meant, where there is no span.
     word: Option<String>,
-    near: Option<String>,
+    fix: Option<String>,
     why: Option<String>,
+}
+
+impl Failure {
+    fn new(what: impl Into<String>) -> Self {
+        Self { what: what.into(), span: None, word: None, fix: None, why: None }
+    }
+
+    fn near(&mut self, near: Option<&str>) {
+        self.fix = near.map(|near| format!("did you mean `{near}`?"));
+    }
+}
+
+/// What keeps a model from having these columns.
+fn unfit(schema: &Schema, kept: Materialization) -> Option<Failure> {
+    const FIX: &str = "give it another name: `… as name`";
+    for (at, field) in schema.fields().iter().enumerate() {
+        let name = field.name();
+        let fix = Some(FIX.to_owned());
+        if name.trim().is_empty() {
+            let what = format!("column {} of the result has no name", at + 1);
+            return Some(Failure { word: Some(format!("\"{name}\"")), fix, ..Failure::new(what) });
+        }
+        let mut before = schema.fields().iter().take(at).map(|other| other.name());
+        let Some(other) = before.find(|other| other.eq_ignore_ascii_case(name)) else { continue };
+        if other == name {
+            let what = format!("two columns of the result are called `{name}`");
+            return Some(Failure { word: Some(name.clone()), fix, ..Failure::new(what) });
+        }
+        if kept != Materialization::View {
+            let capitals = if name.chars().any(char::is_uppercase) { name } else { other };
+            let what =
+                format!("the columns `{other}` and `{name}` differ only in capitals, and a table has one of them");
+            return Some(Failure { word: Some(format!("\"{capitals}\"")), fix, ..Failure::new(what) });
+        }
+    }
+    None
 }
 
 async fn plan(engine: &Engine, sql: &str, pinned: Pinned, given: Given) -> Result<LogicalPlan, Box<Failure>> {
     let session = engine.planning_session(pinned, given);
     let state = session.context().state();
-    let statement = crate::engine::parse(sql).map_err(|error| explain(&error, None))?;
-    let plan = state.statement_to_plan(statement).await.map_err(|error| explain(&error, None))?;
+    let statement = crate::engine::parse(sql).map_err(|error| explain(&error, None, &state))?;
+    let plan = state.statement_to_plan(statement).await.map_err(|error| explain(&error, None, &state))?;
     // Types are only looked at once the plan is complete.
     let checked = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
-    checked.map_err(|error| explain(&error, Some((&plan, state.config_options()))))?;
+    checked.map_err(|error| explain(&error, Some(&plan), &state))?;
     Ok(plan)
 }
 
-fn explain(error: &DataFusionError, plan: Option<(&LogicalPlan, &Arc<ConfigOptions>)>) -> Box<Failure> {
+fn explain(error: &DataFusionError, plan: Option<&LogicalPlan>, state: &SessionState) -> Box<Failure> {
     let root = error.find_root();
-    let diagnostic = error.diagnostic();
-    let mut failure = Failure {
-        what: sentence(&root.strip_backtrace()),
-        span: diagnostic.and_then(|diagnostic| diagnostic.span),
-        word: None,
-        near: None,
-        why: None,
-    };
+    let said = root.strip_backtrace();
+    let mut failure = Failure::new(sentence(&said));
+    failure.span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
     if let DataFusionError::SchemaError(schema, _) = root {
-        match schema.as_ref() {
-            SchemaError::FieldNotFound { field, valid_fields } => {
-                failure.what = format!("there is no column `{}`", field.name);
-                failure.span = failure.span.or_else(|| field.spans.first());
-                failure.word = Some(field.name.clone());
-                let names = || valid_fields.iter().map(|column| column.name.as_str());
-                failure.near = nearest(&field.name, names()).map(str::to_owned);
-                if failure.near.is_none() {
-                    let mut listed: Vec<&str> = names().collect();
-                    listed.dedup();
-                    let more = listed.len().saturating_sub(12);
-                    listed.truncate(12);
-                    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-                    failure.why =
-                        (!listed.is_empty()).then(|| format!("the columns there are: {}{more}", listed.join(", ")));
-                }
-            }
-            SchemaError::AmbiguousReference { field } => {
-                failure.what = format!("the column `{}` is in more than one table", field.name);
-                failure.span = failure.span.or_else(|| field.spans.first());
-                failure.word = Some(field.name.clone());
-            }
-            _ => {}
-        }
+        of_schema(schema, &mut failure);
+    } else if let Some(name) = quoted_after(&said, "Invalid function ") {
+        let calls = state.scalar_functions().keys().chain(state.aggregate_functions().keys());
+        let calls = calls.chain(state.window_functions().keys()).chain(state.higher_order_functions().keys());
+        failure.what = format!("there is no function `{name}`");
+        failure.near(nearest_name(&name, calls));
+        failure.word = Some(name);
+    } else if let Some(name) = quoted_after(&said, "table function ") {
+        failure.what = format!("there is no table function `{name}`");
+        failure.near(nearest_name(&name, state.table_functions().keys()));
+        failure.word = Some(name);
+    } else if let Some((_, which)) = said.split_once(" require unique expression names but the expression ") {
+        let names = which.split('"').skip(1).step_by(2).next().unwrap_or_default();
+        let name = names.rsplit(" AS ").next().and_then(|name| name.rsplit('.').next()).unwrap_or_default();
+        failure.what = format!("two columns are called `{name}`");
+        failure.fix = Some("give one of them another name: `… as name`".to_owned());
+        failure.word = Some(name.to_owned());
+    } else if let Some(call) = unmatched(&said, plan) {
+        (failure.what, failure.word) = call;
     }
     if failure.span.is_none()
-        && let Some((plan, _)) = plan
+        && let Some(found) = plan.and_then(wrongly_typed)
     {
-        (failure.span, failure.word) = wrongly_typed(plan);
+        failure.span = found.span;
+        failure.word = failure.word.or(found.name);
     }
     if failure.span.is_none() && failure.word.is_none() {
         failure.word = mentioned(&failure.what);
@@ -212,10 +250,122 @@ fn explain(error: &DataFusionError, plan: Option<(&LogicalPlan, &Arc<ConfigOptio
     Box::new(failure)
 }
 
+fn of_schema(error: &SchemaError, failure: &mut Failure) {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let name = field.name.as_str();
+            failure.what = format!("there is no column `{name}`");
+            failure.span = failure.span.or_else(|| field.spans.first());
+            failure.word = Some(name.to_owned());
+            let names = || valid_fields.iter().map(|column| column.name.as_str());
+            let capitals = |known: &&str| known.eq_ignore_ascii_case(name) && known.chars().any(char::is_uppercase);
+            if let Some(known) = names().find(capitals) {
+                failure.fix =
+                    Some(format!("write it as `\"{known}\"`: without the quotes, capitals are small letters"));
+                return;
+            }
+            failure.near(nearest(name, names()));
+            if failure.fix.is_none() {
+                let mut listed: Vec<&str> = names().collect();
+                listed.dedup();
+                let more = listed.len().saturating_sub(12);
+                listed.truncate(12);
+                let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+                failure.why =
+                    (!listed.is_empty()).then(|| format!("the columns there are: {}{more}", listed.join(", ")));
+            }
+        }
+        // With a table's name: not a word that means two columns, but two columns that would have one name.
+        SchemaError::AmbiguousReference { field } if field.relation.is_some() => {
+            failure.what = format!("two columns are called `{}`", field.name);
+            failure.fix = Some("give one of them another name: `… as name`".to_owned());
+            failure.word = Some(field.name.clone());
+        }
+        SchemaError::AmbiguousReference { field } => {
+            failure.what = format!("the column `{}` is in more than one table", field.name);
+            failure.span = failure.span.or_else(|| field.spans.first());
+            failure.word = Some(field.name.clone());
+        }
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            failure.what = format!("two columns are called `{name}`");
+            failure.fix = Some("give one of them another name: `… as name`".to_owned());
+            failure.word = Some(name.clone());
+        }
+    }
+}
+
+fn nearest_name<'n>(name: &str, names: impl Iterator<Item = &'n String>) -> Option<&'n str> {
+    let mut names: Vec<&str> = names.map(String::as_str).collect();
+    // Of two that are equally near, always the same.
+    names.sort_unstable();
+    nearest(&name.to_lowercase(), names.into_iter())
+}
+
+/// What stands in single quotes right after `before`.
+fn quoted_after(said: &str, before: &str) -> Option<String> {
+    let (_, rest) = said.split_once(before)?;
+    let (name, _) = rest.strip_prefix('\'')?.split_once('\'')?;
+    Some(name.to_owned())
+}
+
+/// A function that does not take what it is given: what to say, and its name.
+fn unmatched(said: &str, plan: Option<&LogicalPlan>) -> Option<(String, Option<String>)> {
+    let about = ["No function matches", "failed to match any signature", "coercion failed", "coerce arguments"];
+    if !about.iter().any(|words| said.contains(words)) {
+        return None;
+    }
+    let told = |name: &str, types: &[String]| {
+        let what = match types {
+            [] => format!("`{name}` needs arguments"),
+            types => format!("there is no `{name}` of ({})", types.join(", ")),
+        };
+        Some((what, Some(name.to_owned())))
+    };
+    if let Some(Wrong { name: Some(name), arguments: Some(arguments), .. }) = plan.and_then(wrongly_typed) {
+        return told(&name, &arguments.iter().map(|kind| sql_type(&kind.to_string())).collect::<Vec<_>>());
+    }
+    let (_, call) = said.rsplit_once("argument types '")?;
+    let (call, _) = call.split_once("'. You might")?;
+    let (name, types) = call.strip_suffix(')')?.split_once('(')?;
+    // `Decimal128(10, 2)` and its like are one type.
+    let mut depth = 0;
+    let parts = types.split(|c: char| {
+        match c {
+            '(' => depth += 1,
+            ')' => depth -= 1,
+            _ => {}
+        }
+        c == ',' && depth == 0
+    });
+    let types: Vec<String> = parts.map(|part| sql_type(part.trim())).filter(|part| !part.is_empty()).collect();
+    told(name, &types)
+}
+
+/// An Arrow type as SQL calls it.
+fn sql_type(arrow: &str) -> String {
+    let known = match arrow {
+        "Utf8" | "LargeUtf8" | "Utf8View" => "varchar",
+        "Boolean" => "boolean",
+        "Int8" => "tinyint",
+        "Int16" => "smallint",
+        "Int32" => "integer",
+        "Int64" => "bigint",
+        "Float32" => "real",
+        "Float64" => "double",
+        "Date32" => "date",
+        "Null" => "null",
+        other if other.starts_with("Timestamp(") => "timestamp",
+        other => {
+            return other.strip_prefix("Decimal128(").map_or_else(|| other.to_owned(), |of| format!("decimal({of}"));
+        }
+    };
+    known.to_owned()
+}
+
 /// Without what DataFusion calls the kind of its errors.
 fn sentence(text: &str) -> String {
     let kinds =
-        ["Error during planning: ", "SQL error: ", "Schema error: ", "Invalid function ", "type_coercion\ncaused by\n"];
+        ["Error during planning: ", "Internal error: ", "SQL error: ", "Schema error: ", "type_coercion\ncaused by\n"];
     let mut text = text;
     while let Some(rest) = kinds.iter().find_map(|kind| text.strip_prefix(kind)) {
         text = rest;
@@ -233,9 +383,19 @@ fn mentioned(what: &str) -> Option<String> {
     (!word.is_empty()).then_some(word)
 }
 
-/// The innermost expression whose type cannot be found: its columns' place, or the name of its function.
-fn wrongly_typed(plan: &LogicalPlan) -> (Option<Span>, Option<String>) {
-    let mut found = (None, None);
+/// An expression whose type cannot be found.
+struct Wrong {
+    /// Its columns' place.
+    span: Option<Span>,
+    /// Its function's name.
+    name: Option<String>,
+    /// The types of what the function is given.
+    arguments: Option<Vec<DataType>>,
+}
+
+/// The innermost expression whose type cannot be found.
+fn wrongly_typed(plan: &LogicalPlan) -> Option<Wrong> {
+    let mut found = None;
     let mut at_node = |node: &LogicalPlan| {
         let mut schema = DFSchema::empty();
         for input in node.inputs() {
@@ -261,7 +421,12 @@ fn wrongly_typed(plan: &LogicalPlan) -> (Option<Span>, Option<String>) {
                 };
                 let inner = expr.get_type(&schema).is_err() || !coerced;
                 if inner {
-                    found = (span_of(expr), name_of(expr));
+                    let arguments = arguments_of(expr).map(|given| given.iter().map(|of| of.get_type(&schema)));
+                    found = Some(Wrong {
+                        span: span_of(expr),
+                        name: name_of(expr),
+                        arguments: arguments.and_then(|types| types.collect::<Result<_, _>>().ok()),
+                    });
                 }
                 Ok(TreeNodeRecursion::Continue)
             });
@@ -283,6 +448,15 @@ fn span_of(expr: &Expr) -> Option<Span> {
         Ok(TreeNodeRecursion::Continue)
     });
     spans.into_iter().reduce(|a, b| a.union(&b))
+}
+
+fn arguments_of(expr: &Expr) -> Option<&[Expr]> {
+    match expr {
+        Expr::ScalarFunction(function) => Some(&function.args),
+        Expr::AggregateFunction(function) => Some(&function.params.args),
+        Expr::WindowFunction(function) => Some(&function.params.args),
+        _ => None,
+    }
 }
 
 fn name_of(expr: &Expr) -> Option<String> {
@@ -343,7 +517,7 @@ impl Failure {
     fn problem(self, file: &std::path::Path, span: Option<Range<usize>>) -> ModelProblem {
         let mut problem = ModelProblem::new(file, self.what).maybe_span(span);
         problem.why = self.why;
-        problem.fix = self.near.map(|near| format!("did you mean `{near}`?"));
+        problem.fix = self.fix;
         problem
     }
 }

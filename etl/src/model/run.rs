@@ -27,6 +27,8 @@ pub struct Ran {
     pub table: TableName,
     /// How it ended.
     pub end: End,
+    /// Checks that have found something since the one before has ended, and that only warn.
+    pub warned: Vec<String>,
 }
 
 /// How a seed or model ended.
@@ -146,13 +148,15 @@ impl Runner<'_> {
             above.remove(name);
         }
         let table = self.project.table_of(name).cloned().unwrap_or_else(|| TableName::new("", name));
-        let ran = Ran { name: name.to_owned(), table, end };
-        told(&ran, self.project.found());
+        let found = self.project.found();
+        let warned = found.iter().map(|outcome| outcome.check.clone()).collect();
+        let ran = Ran { name: name.to_owned(), table, end, warned };
+        told(&ran, found);
         done.push(ran);
     }
 
     /// What each waits for: what it reads, and what its checks read, as far as it is selected too.
-    fn waits(&self, selection: &Selection<'_>) -> BTreeMap<String, BTreeSet<String>> {
+    pub(super) fn waits(&self, selection: &Selection<'_>) -> BTreeMap<String, BTreeSet<String>> {
         let chosen: BTreeSet<&str> = selection
             .seeds
             .iter()
@@ -180,7 +184,8 @@ impl Runner<'_> {
     }
 }
 
-fn waits_for(waits: &BTreeMap<String, BTreeSet<String>>, name: &str, other: &str) -> bool {
+/// Whether `name` waits for `other`, through others or not.
+pub(super) fn waits_for(waits: &BTreeMap<String, BTreeSet<String>>, name: &str, other: &str) -> bool {
     let mut seen = BTreeSet::new();
     let mut next = vec![name];
     while let Some(name) = next.pop() {

@@ -20,7 +20,8 @@ use serde_json::{Value as Json, json};
 use super::error::ModelError;
 use super::identity;
 use super::incremental::volatile;
-use super::project::{Model, Project};
+use super::project::{Model, Project, nearest};
+use super::statement::bare;
 use crate::engine::{Engine, Given, Pinned, Session};
 use crate::error::Result;
 use crate::table::{
@@ -65,22 +66,56 @@ struct Rules {
     deletes: Deletes,
 }
 
+/// What is wrong with the rules of a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// The key of `config(…)` that is wrong or missing.
+    pub(super) key: &'static str,
+    /// What is wrong.
+    pub(super) what: String,
+    /// What to do, where that is known.
+    pub(super) fix: Option<String>,
+}
+
+impl Fault {
+    fn new(key: &'static str, what: impl Into<String>) -> Self {
+        Self { key, what: what.into(), fix: None }
+    }
+
+    fn error(self, model: &Model) -> crate::Error {
+        let fix = self.fix.map(|fix| format!("; {fix}")).unwrap_or_default();
+        wrong(model, format!("{}{fix}", self.what))
+    }
+}
+
+/// What is wrong with the rules of the snapshot `model`, whose SELECT gives `selected`.
+pub(super) fn faults(model: &Model, selected: &Schema) -> Vec<Fault> {
+    match Rules::read(model) {
+        Ok(rules) => rules.faults(selected),
+        Err(fault) => vec![fault],
+    }
+}
+
 impl Rules {
-    fn read(model: &Model) -> Result<Self> {
-        let wrong = |why: &str| wrong(model, why.to_owned());
+    fn read(model: &Model) -> Result<Self, Fault> {
         let text = |key: &str| model.config.get(key).and_then(Json::as_str);
         if model.unique_key.is_empty() {
-            return Err(wrong("it has no `unique_key`"));
+            return Err(Fault::new("unique_key", "the snapshot has no `unique_key`"));
         }
+        let columns =
+            || Fault::new("check_cols", "the strategy `check` needs `check_cols`: a list of columns, or 'all'");
         let strategy = match (text("strategy"), text("updated_at"), model.config.get("check_cols")) {
             (Some("timestamp"), Some(column), _) => Strategy::Timestamp(column.to_owned()),
-            (Some("timestamp"), None, _) => return Err(wrong("the strategy `timestamp` needs `updated_at`")),
-            (Some("check"), _, Some(Json::String(all))) if all == "all" => Strategy::Check(None),
-            (Some("check"), _, Some(Json::Array(columns))) => {
-                Strategy::Check(Some(columns.iter().filter_map(|c| c.as_str().map(str::to_owned)).collect()))
+            (Some("timestamp"), None, _) => {
+                return Err(Fault::new("strategy", "the strategy `timestamp` needs `updated_at`"));
             }
-            (Some("check"), ..) => return Err(wrong("the strategy `check` needs `check_cols`: a list, or 'all'")),
-            _ => return Err(wrong("its `strategy` is neither `timestamp` nor `check`")),
+            (Some("check"), _, Some(Json::String(all))) if all == "all" => Strategy::Check(None),
+            (Some("check"), _, Some(Json::Array(names))) if !names.is_empty() => {
+                let names = names.iter().map(|name| name.as_str().map(str::to_owned));
+                Strategy::Check(Some(names.collect::<Option<_>>().ok_or_else(columns)?))
+            }
+            (Some("check"), ..) => return Err(columns()),
+            _ => return Err(Fault::new("strategy", "the snapshot's `strategy` is neither `timestamp` nor `check`")),
         };
         let legacy = model.config.get("invalidate_hard_deletes").and_then(Json::as_bool).unwrap_or(false);
         let deletes = match text("hard_deletes") {
@@ -88,9 +123,35 @@ impl Rules {
             None | Some("ignore") => Deletes::Ignore,
             Some("invalidate") => Deletes::Invalidate,
             Some("new_record") => Deletes::NewRecord,
-            Some(_) => return Err(wrong("its `hard_deletes` is none of `ignore`, `invalidate` and `new_record`")),
+            Some(_) => {
+                let what = "the snapshot's `hard_deletes` is none of `ignore`, `invalidate` and `new_record`";
+                return Err(Fault::new("hard_deletes", what));
+            }
         };
         Ok(Self { key: model.unique_key.clone(), strategy, deletes })
+    }
+
+    /// The columns that are named and that the SELECT does not have.
+    fn faults(&self, selected: &Schema) -> Vec<Fault> {
+        let checked = match &self.strategy {
+            Strategy::Check(Some(columns)) => columns.as_slice(),
+            _ => &[],
+        };
+        let named = self.key.iter().map(|column| ("unique_key", column));
+        let named = named.chain(self.updated_at().map(|column| ("updated_at", column)));
+        let named = named.chain(checked.iter().map(|column| ("check_cols", column)));
+        let unknown = named.filter(|(_, column)| selected.field_with_name(column).is_err());
+        let there = || selected.fields().iter().map(|field| field.name().as_str());
+        unknown
+            .map(|(key, column)| {
+                let near =
+                    there().find(|known| known.eq_ignore_ascii_case(column)).or_else(|| nearest(column, there()));
+                Fault {
+                    fix: near.map(|near| format!("did you mean `{near}`?")),
+                    ..Fault::new(key, format!("the SELECT has no column `{column}`, which `{key}` names"))
+                }
+            })
+            .collect()
     }
 }
 
@@ -107,7 +168,7 @@ const DELETED: &str = "dbt_is_deleted";
 /// [`ModelError::Snapshot`] if its rules are incomplete or its key is not one; [`ModelError::Input`] and
 /// [`ModelError::Sql`] as for any model; a [`TableError`] if it cannot be committed.
 pub async fn snapshot(engine: &Engine, project: &Project, model: &Model, now: DateTime<Utc>) -> Result<Kept> {
-    let rules = Rules::read(model)?;
+    let rules = Rules::read(model).map_err(|fault| fault.error(model))?;
     let in_sql = |source: crate::Error| ModelError::Sql {
         model: model.name.clone(),
         file: model.file.clone(),
@@ -133,10 +194,8 @@ pub async fn snapshot(engine: &Engine, project: &Project, model: &Model, now: Da
     let other = format!("{contents:?}\n{:?}", model.config);
     txns.push((format!("{}/plan", model.name), identity::number(project, model, &plan, &other)));
     let selected = storable(plan.schema().as_arrow());
-    for key in rules.key.iter().chain(rules.updated_at()) {
-        if selected.field_with_name(key).is_err() {
-            return Err(wrong(model, format!("its SELECT has no column `{key}`")));
-        }
+    if let Some(fault) = rules.faults(&selected).into_iter().next() {
+        return Err(fault.error(model));
     }
 
     let _computing = engine.lake().compute(&model.table).await;
@@ -335,8 +394,7 @@ impl Work<'_> {
     }
 
     fn with_incoming(&self) -> String {
-        let sql = self.model.sql.trim().trim_end_matches(';');
-        format!("with {INCOMING} as (select * from (\n{sql}\n) as q)")
+        format!("with {INCOMING} as (select * from (\n{}\n) as q)", bare(&self.model.sql))
     }
 
     fn on(&self) -> String {
@@ -390,10 +448,17 @@ impl Work<'_> {
         )
     }
 
-    /// Rows that have come to their end: id, file, and when.
+    /// The key's columns of `of` as `key_0`, `key_1`, …
+    fn keys(&self, of: &str) -> String {
+        let named = |(at, key): (usize, &String)| format!("{of}.{} as key_{at}", name(key));
+        self.rules.key.iter().enumerate().map(named).collect::<Vec<_>>().join(", ")
+    }
+
+    /// Rows that have come to their end: id, file, when, and the key.
     fn closings(&self) -> String {
+        let keys = self.keys("o");
         let mut sql = format!(
-            "{} select o.dbt_scd_id as id, cast(o.__file as varchar) as file, {} as ended from snapshot.kept o join {INCOMING} i on {} where o.dbt_valid_to is null and {}",
+            "{} select o.dbt_scd_id as id, cast(o.__file as varchar) as file, {} as ended, {keys} from snapshot.kept o join {INCOMING} i on {} where o.dbt_valid_to is null and {}",
             self.with_incoming(),
             self.since(),
             self.on(),
@@ -402,14 +467,19 @@ impl Work<'_> {
         if self.rules.deletes != Deletes::Ignore {
             sql += " union all select o.dbt_scd_id, cast(o.__file as varchar), ";
             sql += &self.now();
+            sql += ", ";
+            sql += &keys;
             sql += " ";
             sql += &self.gone();
         }
         sql
     }
 
+    /// dbt's id. The parts of a key of several columns are told apart whatever is in them: `\` goes before `|` and `\`.
     fn id(&self, of: &str, since: &str) -> String {
-        let keys = self.rules.key.iter().map(|key| format!("cast({of}.{} as varchar)", name(key)));
+        let text = |key: &String| format!("cast({of}.{} as varchar)", name(key));
+        let told = |key: &String| format!(r"replace(replace({}, '\', '\\'), '|', '\|')", text(key));
+        let keys = self.rules.key.iter().map(|key| if self.rules.key.len() > 1 { told(key) } else { text(key) });
         format!("md5(concat_ws('|', {}, cast({since} as varchar)))", keys.collect::<Vec<_>>().join(", "))
     }
 
@@ -459,8 +529,11 @@ impl Work<'_> {
             }
         };
         let columns = self.schema.fields().iter().map(value).collect::<Vec<_>>().join(", ");
+        let same = |(at, key): (usize, &String)| format!("e.key_{at} = t.{}", name(key));
+        let same = self.rules.key.iter().enumerate().map(same).collect::<Vec<_>>().join(" and ");
+        // An id says which version of a row it is, and not in every table whose: ids of before may fall together.
         format!(
-            "select {columns} from snapshot.touched t left join snapshot.ends e on e.id = t.dbt_scd_id and t.dbt_valid_to is null"
+            "select {columns} from snapshot.touched t left join snapshot.ends e on e.id = t.dbt_scd_id and {same} and t.dbt_valid_to is null"
         )
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::identity;
-use super::project::{Materialization, Project};
+use super::project::{Check, Materialization, Project};
 use crate::table::{Lake, Stamp, TableName};
 
 /// Changes when what is remembered means something else.
@@ -29,6 +29,9 @@ struct Memory {
     form: u32,
     /// By model.
     models: BTreeMap<String, Remembered>,
+    /// Checks that found nothing, by name.
+    #[serde(default)]
+    checks: BTreeMap<String, Remembered>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -100,22 +103,71 @@ impl Stamps {
         if wanted.iter().map(ToString::to_string).ne(remembered.tables.keys().cloned()) {
             return None;
         }
-        for table in &wanted {
-            let text = table.to_string();
-            let stamp = remembered.tables.get(&text)?;
-            let place = format!("{text} {}", stamp.version);
-            let same = if let Some(same) = self.looked_at.get(&place) {
-                *same
-            } else {
-                let same = lake.stays(table, stamp).await;
-                self.looked_at.insert(place, same);
-                same
-            };
-            if !same {
+        let stamps: Vec<Stamp> =
+            wanted.iter().map(|table| remembered.tables.get(&table.to_string()).cloned()).collect::<Option<_>>()?;
+        for (table, stamp) in wanted.iter().zip(&stamps) {
+            if !self.stays(lake, table, stamp).await {
                 return None;
             }
         }
+        let remembered = self.seen.models.get(name)?;
         Some(own.and_then(|own| Some(remembered.tables.get(&own.to_string())?.version)))
+    }
+
+    /// Whether the table is as it was. Each is looked at once a run.
+    async fn stays(&mut self, lake: &Lake, table: &TableName, stamp: &Stamp) -> bool {
+        let place = format!("{table} {}", stamp.version);
+        if let Some(same) = self.looked_at.get(&place) {
+            return *same;
+        }
+        let same = lake.stays(table, stamp).await;
+        self.looked_at.insert(place, same);
+        same
+    }
+
+    /// A digest of everything in the files that decides over what a check finds.
+    pub(super) fn check_key(project: &Project, check: &Check) -> String {
+        let mut digest = blake3::Hasher::new();
+        let mut add = |text: &str| {
+            digest.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        };
+        add(env!("CARGO_PKG_VERSION"));
+        add(&check.sql);
+        add(&format!("{:?} {:?} {:?}", check.severity, check.fails, check.warns));
+        let models = check.refs.iter().filter_map(|name| project.models.get(name));
+        for view in models.filter(|model| model.materialization == Materialization::View) {
+            add(&view.sql);
+            for above in identity::views_above(project, view) {
+                add(&above.sql);
+            }
+        }
+        digest.finalize().to_hex().to_string()
+    }
+
+    /// Whether the check found nothing when it was last run, and would find the same.
+    pub(super) async fn passed(&mut self, lake: &Lake, name: &str, key: &str) -> bool {
+        let remembered = self.seen.checks.get(name).filter(|remembered| remembered.key == key);
+        let Some(tables) = remembered.map(|remembered| remembered.tables.clone()) else { return false };
+        for (table, stamp) in &tables {
+            let Ok(table) = table.parse::<TableName>() else { return false };
+            if !self.stays(lake, &table, stamp).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Remembers that a check found nothing in the tables as they were, or forgets it.
+    pub(super) fn remember_check(&mut self, name: &str, key: String, tables: Option<BTreeMap<String, Stamp>>) {
+        match tables {
+            Some(tables) => drop(self.seen.checks.insert(name.to_owned(), Remembered { key, tables })),
+            None => drop(self.seen.checks.remove(name)),
+        }
+    }
+
+    /// Forgets checks that the project no longer has.
+    pub(super) fn keep_checks(&mut self, project: &Project) {
+        self.seen.checks.retain(|name, _| project.checks.contains_key(name));
     }
 
     /// Looks anew at the table of what has just been built.

@@ -36,36 +36,55 @@ impl Project {
         if waiting.is_empty() { Ok(done) } else { Err(waiting.into_keys().collect()) }
     }
 
-    /// Models that read each other in a ring, as one problem each ring that is found.
-    pub(super) fn find_cycle(&self, problems: &mut Vec<ModelProblem>) {
+    /// Models that read themselves, and rings of models that read each other: one problem for each reference that closes
+    /// one. Without all of these there is no ring left.
+    pub(super) fn find_rings(&self, problems: &mut Vec<ModelProblem>) {
         let Err(left) = self.sorted() else { return };
-        // Follow references among what is left until a name comes again.
-        let Some(start) = left.first() else { return };
-        let mut path = vec![*start];
-        while let Some(next) = path
-            .last()
-            .and_then(|at| self.models.get(*at))
-            .and_then(|m| m.refs.iter().find(|name| left.contains(name.as_str())))
-        {
-            let next = next.as_str();
-            if let Some(from) = path.iter().position(|seen| *seen == next) {
-                let mut ring: Vec<&str> = path.iter().skip(from).copied().collect();
-                ring.push(next);
-                if let (Some(model), Some(second)) = (self.models.get(next), ring.get(1)) {
-                    problems.push(
-                        ModelProblem::new(
-                            &model.file,
-                            format!("the models read each other in a ring: {}", ring.join(" → ")),
-                        )
-                        .maybe_span(model.reference(second))
-                        .label("the ring goes on here")
-                        .fix("take one of the references out"),
-                    );
-                }
-                return;
-            }
-            path.push(next);
+        for model in left.iter().filter_map(|name| self.models.get(*name)).filter(|m| m.refs.contains(&m.name)) {
+            problems.push(
+                ModelProblem::new(&model.file, format!("the model `{}` reads itself", model.name))
+                    .maybe_span(model.reference(&model.name))
+                    .fix("take the reference out: what has changed in its inputs is found without it"),
+            );
         }
+        let above = |name: &str| {
+            let model = self.models.get(name);
+            let reads = model.into_iter().flat_map(|model| &model.refs).map(String::as_str);
+            reads.filter(|other| *other != name && left.contains(other)).rev().collect::<Vec<_>>()
+        };
+        // In depth: what is on the path is being looked at, what is done leads into no ring that was not told.
+        let mut done: BTreeSet<&str> = BTreeSet::new();
+        for start in &left {
+            let mut path: Vec<(&str, Vec<&str>)> = Vec::new();
+            if done.insert(start) {
+                path.push((start, above(start)));
+            }
+            while let Some((_, open)) = path.last_mut() {
+                let Some(next) = open.pop() else {
+                    path.pop();
+                    continue;
+                };
+                if let Some(from) = path.iter().position(|(name, _)| *name == next) {
+                    let mut ring: Vec<&str> = path.iter().skip(from).map(|(name, _)| *name).collect();
+                    ring.push(next);
+                    problems.extend(self.ring(&ring));
+                } else if done.insert(next) {
+                    path.push((next, above(next)));
+                }
+            }
+        }
+    }
+
+    fn ring(&self, ring: &[&str]) -> Option<ModelProblem> {
+        let (first, second) = (ring.first()?, ring.get(1)?);
+        let model = self.models.get(*first)?;
+        let what = format!("the models read each other in a ring: {}", ring.join(" → "));
+        Some(
+            ModelProblem::new(&model.file, what)
+                .maybe_span(model.reference(second))
+                .label("the ring goes on here")
+                .fix("take one of the references out"),
+        )
     }
 
     /// The models kept as views, for the engine.

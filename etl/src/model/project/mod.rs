@@ -27,6 +27,7 @@ pub use properties::Column;
 pub use select::Selection;
 
 use self::parse::Renderer;
+pub(super) use self::parse::config_place;
 use super::check::CheckOutcome;
 use super::error::ModelProblem;
 use super::template::pieces;

@@ -9,6 +9,7 @@ use minijinja::{Error, ErrorKind};
 use serde_json::Value as Json;
 
 use super::super::error::{ModelError, ModelProblem};
+use super::super::statement::other_than_select;
 use super::super::template::{
     Found, Here, Kind, Prepared, Resolve, SourceMap, Surroundings, Templates, marked, offset, pieces, prepare, quote,
 };
@@ -26,8 +27,7 @@ use crate::table::TableName;
 pub(super) struct Renderer {
     templates: Templates,
     names: Arc<Names>,
-    /// Macro files by the name that errors call them.
-    macros: BTreeMap<String, (PathBuf, Prepared)>,
+    macros: Macros,
     /// One at a time: a template says what it finds into one place.
     turn: std::sync::Mutex<()>,
 }
@@ -90,6 +90,9 @@ impl Resolve for Anything {
     }
 }
 
+/// Macro files by the name that errors call them.
+type Macros = BTreeMap<String, (PathBuf, Prepared)>;
+
 /// A SELECT on its way to a model.
 struct Draft {
     part: Part,
@@ -99,6 +102,60 @@ struct Draft {
     prepared: Prepared,
     authored: Authored,
     table: TableName,
+}
+
+/// The macro that says in which schema a thing is kept.
+const SCHEMA_MACRO: &str = "generate_schema_name";
+
+/// What a schema is asked for.
+#[derive(Clone, Copy)]
+struct Thing<'t> {
+    part: Part,
+    file: &'t Path,
+    folder: &'t str,
+    config: &'t Config,
+}
+
+impl Thing<'_> {
+    /// What dbt calls the node: the thing as macros know it.
+    fn node(&self, layout: &Layout, here: &Here) -> Value {
+        let kind = match self.part {
+            Part::Seed => "seed",
+            Part::Snapshot => "snapshot",
+            _ => "model",
+        };
+        let name = here.name.as_str();
+        let mut config = Config::from([
+            ("enabled".to_owned(), true.into()),
+            ("materialized".to_owned(), if kind == "model" { "view" } else { kind }.into()),
+            ("schema".to_owned(), Json::Null),
+            ("alias".to_owned(), Json::Null),
+            ("tags".to_owned(), Json::Array(Vec::new())),
+            ("meta".to_owned(), Json::Object(serde_json::Map::new())),
+        ]);
+        if kind == "model" && layout.dbt.is_none() {
+            config.insert("materialized".to_owned(), "table".into());
+        }
+        config.extend(self.config.clone());
+        let folders = self.folder.split('/').filter(|folder| !folder.is_empty());
+        let fqn: Vec<&str> = [layout.name.as_str()].into_iter().chain(folders).chain([name]).collect();
+        let path = self.file.strip_prefix(&layout.root).unwrap_or(self.file).to_string_lossy().replace('\\', "/");
+        let given = |value: &Json| Value::from(minijinja::value::Serde(value));
+        let pairs: [(&str, Value); 11] = [
+            ("name", name.into()),
+            ("resource_type", kind.into()),
+            ("package_name", layout.name.as_str().into()),
+            ("unique_id", format!("{kind}.{}.{name}", layout.name).into()),
+            ("fqn", fqn.into_iter().collect()),
+            ("alias", configure::text(self.config, "alias").unwrap_or(name).into()),
+            ("schema", layout.schema.as_str().into()),
+            ("database", "".into()),
+            ("original_file_path", path.into()),
+            ("tags", tags(self.config).into_iter().collect()),
+            ("config", Value::from_pairs(config.iter().map(|(key, value)| (key.as_str(), given(value))))),
+        ];
+        Value::from_pairs(pairs)
+    }
 }
 
 impl Project {
@@ -136,8 +193,8 @@ impl Project {
         };
         let (templates, macros) = survey.templates(&files, environment);
         survey.sources(&templates, &sources);
-        let drafts = survey.drafts(&files, &templates);
-        survey.seeds(&files.seeds);
+        let drafts = survey.drafts(&files, &templates, &macros);
+        survey.seeds(&files.seeds, &templates, &macros);
         let names = Arc::new(survey.names(&drafts));
         let renderer = Arc::new(Renderer { templates, names, macros, turn: std::sync::Mutex::new(()) });
         for draft in &drafts {
@@ -150,7 +207,7 @@ impl Project {
         let Survey { mut project, mut problems, .. } = survey;
         project.renderer = Some(renderer);
         project.quarantine(&mut problems);
-        project.find_cycle(&mut problems);
+        project.find_rings(&mut problems);
         let (warnings, problems) = problems.into_iter().partition(|problem| problem.warning);
         project.warnings.extend::<Vec<_>>(warnings);
         (project, problems)
@@ -165,11 +222,7 @@ struct Survey<'s> {
 }
 
 impl Survey<'_> {
-    fn templates(
-        &mut self,
-        files: &Files,
-        environment: &BTreeMap<String, String>,
-    ) -> (Templates, BTreeMap<String, (PathBuf, Prepared)>) {
+    fn templates(&mut self, files: &Files, environment: &BTreeMap<String, String>) -> (Templates, Macros) {
         let docs = files.docs.iter().flat_map(|file| files::docs(&file.text)).collect();
         let mut templates = Templates::new(Surroundings {
             project: self.layout.name.clone(),
@@ -232,7 +285,7 @@ impl Survey<'_> {
     }
 
     /// Names and tables of all models, so that references can be resolved whatever the order of files.
-    fn drafts(&mut self, files: &Files, templates: &Templates) -> Vec<Draft> {
+    fn drafts(&mut self, files: &Files, templates: &Templates, macros: &Macros) -> Vec<Draft> {
         let mut drafts: Vec<Draft> = Vec::new();
         for file in files.sql.iter().filter(|file| matches!(file.part, Part::Model | Part::Snapshot)) {
             let prepared = prepare(&file.text);
@@ -274,7 +327,10 @@ impl Survey<'_> {
                 }
             }
             let enabled = config.get("enabled").and_then(Json::as_bool).unwrap_or(true);
-            let schema = self.schema(&config, draft.part, templates, place);
+            let thing = Thing { part: draft.part, file: &draft.file, folder: &draft.folder, config: &config };
+            // What is disabled is nowhere.
+            let schema =
+                if enabled { self.schema(&thing, templates, macros, place) } else { self.layout.schema.clone() };
             let table = configure::text(&config, "alias").unwrap_or(&draft.name);
             draft.table = TableName::new(schema, table);
             if let Some(other) = seen.insert(draft.name.clone(), draft.file.clone())
@@ -296,20 +352,32 @@ impl Survey<'_> {
     }
 
     /// The schema of a thing: as a macro `generate_schema_name` says, else as dbt does it in a dbt project, else the one
-    /// that is configured.
-    fn schema(&self, config: &Config, part: Part, templates: &Templates, here: Here) -> String {
+    /// that is configured. A macro that fails is a problem of the project's.
+    fn schema(&mut self, thing: &Thing<'_>, templates: &Templates, macros: &Macros, here: Here) -> String {
+        let Thing { part, file, config, .. } = *thing;
         let default = if part == Part::Seed { &self.layout.seed_schema } else { &self.layout.schema };
         if let Some(target) = configure::text(config, "target_schema") {
             return target.to_owned();
         }
         let custom = configure::text(config, "schema");
-        if templates.has_macro("generate_schema_name") {
+        if templates.has_macro(SCHEMA_MACRO) {
             let name = custom.map_or_else(|| Value::from(()), Value::from);
-            let node = Value::from_pairs([("name", Value::from(here.name.clone()))]);
-            if let Ok((name, _)) = templates.call("generate_schema_name", &[name, node], here)
-                && !name.trim().is_empty()
-            {
-                return name.trim().to_owned();
+            let node = thing.node(self.layout, &here);
+            let subject = here.name.clone();
+            let problem = match templates.call(SCHEMA_MACRO, &[name, node], here) {
+                Ok((name, _)) if !name.trim().is_empty() => return name.trim().to_owned(),
+                Ok(_) => ModelProblem::new(file, format!("`{SCHEMA_MACRO}` gives no schema for `{subject}`")),
+                Err(error) => {
+                    let problem = template_problem(&error, file, &Prepared::default(), macros, &templates.names());
+                    problem.why(format!("so `{SCHEMA_MACRO}` gives no schema for `{subject}`"))
+                }
+            };
+            // One slip in the macro is one problem, not one for each thing that it is asked about.
+            let same = |known: &ModelProblem| {
+                known.file == problem.file && known.what == problem.what && known.span == problem.span
+            };
+            if !self.problems.iter().any(same) {
+                self.problems.push(problem);
             }
         }
         match (custom, &self.layout.dbt) {
@@ -319,19 +387,17 @@ impl Survey<'_> {
         }
     }
 
-    fn seeds(&mut self, files: &[File]) {
+    fn seeds(&mut self, files: &[File], templates: &Templates, macros: &Macros) {
         for file in files {
             let config = self.outside(Part::Seed, &file.folder, &file.name);
             if config.get("enabled").and_then(Json::as_bool) == Some(false) {
                 continue;
             }
+            let place =
+                here(&file.name, TableName::new(&self.layout.seed_schema, &file.name), &config, Arc::new(Anything));
+            let thing = Thing { part: Part::Seed, file: &file.path, folder: &file.folder, config: &config };
+            let schema = self.schema(&thing, templates, macros, place);
             let properties = self.properties_of(Part::Seed, &file.name);
-            let custom = configure::text(&config, "schema");
-            let schema = match (custom, &self.layout.dbt) {
-                (None, _) => self.layout.seed_schema.clone(),
-                (Some(custom), None) => custom.to_owned(),
-                (Some(custom), Some(_)) => format!("{}_{custom}", self.layout.seed_schema),
-            };
             let types = config.get("column_types").and_then(Json::as_object);
             let column_types = types
                 .into_iter()
@@ -530,20 +596,36 @@ impl Survey<'_> {
         prepared: &Prepared,
         authored: &Authored,
         sql: &str,
-        map: impl FnOnce() -> Option<(SourceMap, Prepared)>,
+        map: impl Fn() -> Option<(SourceMap, Prepared)>,
     ) -> bool {
-        let Err(error) = engine::parse(sql) else { return true };
-        let said = error.strip_backtrace();
-        let (what, at) = sql_place(&said);
-        let span = authored.span.clone().or_else(|| {
-            let (line, column) = at?;
-            let rendered = offset(sql, line, column);
+        let place = |rendered: usize, map: &dyn Fn() -> Option<(SourceMap, Prepared)>| {
             let end = rendered + word_length(sql, rendered);
             match map() {
                 Some((map, prepared)) => Some(prepared.original_span(map.template(&(rendered..end)))),
                 None if sql == prepared.text => Some(prepared.original_span(rendered..end)),
                 None => None,
             }
+        };
+        let error = match engine::parse(sql) {
+            Ok(statement) => {
+                let Some(other) = other_than_select(&statement) else { return true };
+                let first = other.split(' ').next().unwrap_or_default().to_lowercase();
+                let at = sql.to_ascii_lowercase().find(&first);
+                let span = authored.span.clone().or_else(|| place(at?, &map));
+                self.problems.push(
+                    ModelProblem::new(file, format!("this is `{other}`, and only a SELECT can stand here"))
+                        .maybe_span(span)
+                        .fix("write the SELECT that gives the rows; what becomes of them is said with `config(…)`"),
+                );
+                return false;
+            }
+            Err(error) => error,
+        };
+        let said = error.strip_backtrace();
+        let (what, at) = sql_place(&said);
+        let span = authored.span.clone().or_else(|| {
+            let (line, column) = at?;
+            place(offset(sql, line, column), &map)
         });
         let what = what.strip_prefix("SQL error: ").unwrap_or(what);
         let what = what.strip_prefix("ParserError(\"").unwrap_or(what);
@@ -766,7 +848,7 @@ fn named(
 }
 
 /// The place of a key in `config(…)`.
-fn config_place(authored: &Authored, key: &str) -> Option<Range<usize>> {
+pub(in crate::model) fn config_place(authored: &Authored, key: &str) -> Option<Range<usize>> {
     let text = &authored.text;
     let word = |c: char| c.is_alphanumeric() || c == '_';
     pieces(text).iter().filter(|piece| piece.kind == Kind::Expression).find_map(|piece| {
@@ -806,7 +888,7 @@ fn template_problem(
     error: &Error,
     file: &Path,
     prepared: &Prepared,
-    macros: &BTreeMap<String, (PathBuf, Prepared)>,
+    macros: &Macros,
     names: &[String],
 ) -> ModelProblem {
     let (file, prepared) = match error.name().and_then(|name| macros.get(name)) {

@@ -5,6 +5,7 @@
 use serde_json::Value as Json;
 
 use super::super::error::ModelProblem;
+use super::super::statement::bare;
 use super::{Materialization, Model, Project, Severity};
 
 impl Project {
@@ -33,7 +34,7 @@ impl Project {
             }
             let mut rejected = model.clone();
             let plain = std::mem::take(&mut model.sql);
-            let inner = plain.trim().trim_end_matches(';');
+            let inner = bare(&plain);
             let broken = |condition: &String| format!("coalesce({condition}, false)");
             let any = rules.iter().map(|(_, bad)| broken(bad)).collect::<Vec<_>>().join(" or ");
             let whens = rules.iter().map(|(check, bad)| format!("case when {} then '{check}' end", broken(bad)));

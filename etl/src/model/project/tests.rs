@@ -158,6 +158,133 @@ fn a_ring_is_shown_where_it_goes_on() {
 }
 
 #[test]
+fn every_ring_is_told_and_who_reads_itself() {
+    let folder = Folder::new(&[
+        ("sql/a.sql", "select * from {{ ref('b') }}, {{ ref('c') }}"),
+        ("sql/b.sql", "select * from {{ ref('a') }}"),
+        ("sql/c.sql", "select * from {{ ref('d') }}"),
+        ("sql/d.sql", "select * from {{ ref('e') }}"),
+        ("sql/e.sql", "select * from {{ ref('c') }}, {{ ref('a') }}"),
+        ("sql/own.sql", "select 1 as n union all select * from {{ ref('own') }}"),
+        ("sql/reader.sql", "select * from {{ ref('a') }}, {{ ref('own') }}"),
+    ]);
+
+    let told: Vec<(String, String)> =
+        problems(&folder.ours()).into_iter().map(|(file, _, what, _)| (file, what)).collect();
+
+    let wanted = [
+        ("own.sql", "the model `own` reads itself"),
+        ("a.sql", "the models read each other in a ring: a → b → a"),
+        ("a.sql", "the models read each other in a ring: a → c → d → e → a"),
+        ("c.sql", "the models read each other in a ring: c → d → e → c"),
+    ];
+    assert_eq!(told, wanted.map(|(file, what)| (file.to_owned(), what.to_owned())));
+}
+
+#[test]
+fn what_is_no_select_is_refused_where_it_stands() {
+    let folder = Folder::new(&[
+        ("sql/a.sql", "-- made by hand\ncreate table x as select 1 as n"),
+        ("sql/b.sql", "with a as (select 1 as n) select * from a"),
+        ("sql/checks/c.sql", "delete from {{ ref('b') }}"),
+    ]);
+
+    let fix = Some("write the SELECT that gives the rows; what becomes of them is said with `config(…)`");
+    let what = |which: &str| format!("this is `{which}`, and only a SELECT can stand here");
+    let wanted =
+        [problem("a.sql", "create", &what("CREATE TABLE"), fix), problem("c.sql", "delete", &what("DELETE"), fix)];
+    assert_eq!(problems(&folder.ours()), wanted);
+}
+
+const NAMING: &str = "\
+{% macro generate_schema_name(custom_schema_name, node) -%}
+    {%- set default_schema = target.schema -%}
+    {%- if node.resource_type == 'seed' -%}
+        {{ default_schema }}_raw
+    {%- elif node.config.materialized == 'view' and 'shared' in node.tags -%}
+        {{ node.fqn[1] }}_{{ target.name }}
+    {%- elif custom_schema_name is none -%}
+        {{ default_schema }}
+    {%- else -%}
+        {{ custom_schema_name | trim }}
+    {%- endif -%}
+{%- endmacro %}";
+
+#[test]
+fn a_macro_says_where_models_seeds_and_snapshots_are_kept() {
+    let folder = Folder::new(&[
+        ("dbt_project.yml", "name: shop\nprofile: x\n"),
+        ("macros/naming.sql", NAMING),
+        ("models/plain.sql", "{{ config(materialized='table') }} select '{{ target['schema'] }}' as n"),
+        ("models/marts/named.sql", "{{ config(schema='marts', materialized='table') }} select 1 as n"),
+        ("models/marts/open.sql", "{{ config(tags=['shared']) }} select * from {{ ref('codes') }}"),
+        ("seeds/codes.csv", "code\n1\n"),
+        (
+            "snapshots/kept.sql",
+            "{% snapshot kept %}{{ config(schema='history', strategy='check', unique_key='n', check_cols='all') }} select * from {{ ref('plain') }}{% endsnapshot %}",
+        ),
+    ]);
+
+    let project = folder.read_dbt();
+
+    let tables: Vec<String> = project
+        .models
+        .values()
+        .map(|model| model.table.to_string())
+        .chain(project.seeds.values().map(|seed| seed.table.to_string()))
+        .collect();
+    assert_eq!(tables, ["history.kept", "marts.named", "marts_tidemill.open", "shop.plain", "shop_raw.codes"]);
+    assert_eq!(project.models["plain"].sql.trim(), "select 'shop' as n");
+    assert!(project.models["open"].sql.contains("from shop_raw.codes"));
+}
+
+#[test]
+fn a_macro_that_cannot_say_where_is_one_problem() {
+    let folder = Folder::new(&[
+        ("dbt_project.yml", "name: shop\nprofile: x\n"),
+        ("macros/naming.sql", &NAMING.replace("target.schema", "taget.schema")),
+        ("models/a.sql", "select 1 as n"),
+        ("models/b.sql", "select 1 as n"),
+        ("seeds/codes.csv", "code\n1\n"),
+    ]);
+
+    let found = problems(&folder.dbt());
+
+    let wanted = problem("naming.sql", "taget", "the template knows no `taget`", Some("did you mean `target`?"));
+    assert_eq!(found, [wanted]);
+}
+
+#[test]
+fn a_macro_of_another_file_is_called_with_what_stands_in_the_block() {
+    let folder = Folder::new(&[
+        (
+            "sql/macros/blocks.sql",
+            "{% macro each(names) %}{% for name in names %}{{ caller(name, loop.index) | trim | upper }}{{ ', ' if not loop.last }}{% endfor %}{% endmacro %}\n\
+             {% macro wrapped(with='()') %}{{ with[0] }}{{ caller() | trim }}{{ with[1] }}{% endmacro %}\n\
+             {% macro twice() %}{% set inner = caller() | trim %}{% call wrapped('[]') %}{{ inner }} + {{ inner }}{% endcall %}{% endmacro %}",
+        ),
+        ("sql/macros/more.sql", "{% macro boxed() %}{% set inner = caller() %}{% call twice() %}{{ inner }}{% endcall %}{% endmacro %}"),
+        (
+            "sql/a.sql",
+            "{% set ending = 'x' %}select {% call(name, at) each(['a', 'b']) %} {{ name }}_{{ ending }}{{ at }} {% endcall %},\n\
+             {% call wrapped() %} 1 + {% call wrapped('()') %} 2 {% endcall %} {% endcall %} as n, make_array{% call boxed() %} 3 {% endcall %} as m\n\
+             from {% call wrapped() %}select * from {{ ref('b') }}{% endcall %}",
+        ),
+        ("sql/b.sql", "select 1 as a_x1, 2 as b_x2"),
+        ("sql/c.sql", "select {% call wrapped() %}\n{{ rfe('b') }}{% endcall %} as n"),
+    ]);
+
+    let (project, _) = Project::survey(&folder.ours(), &BTreeMap::new());
+
+    let a = &project.models["a"];
+    let sql = a.sql.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(sql, "select A_X1, B_X2, (1 + (2)) as n, make_array[3 + 3] as m from (select * from gold.b)");
+    assert_eq!(a.refs.iter().collect::<Vec<_>>(), ["b"]);
+    let found = problems(&folder.ours());
+    assert_eq!(found, [problem("c.sql", "rfe('b')", "the template knows no `rfe`", Some("did you mean `ref`?"))]);
+}
+
+#[test]
 fn a_dbt_project_is_read_as_it_is() {
     let folder = Folder::new(&[
         (

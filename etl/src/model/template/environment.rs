@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, Value, ValueKind, from_args};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior};
 
+use super::caller;
 use super::python;
 use crate::table::TableName;
 
@@ -180,10 +181,14 @@ impl Object for Macro {
         if depth > MAX_DEPTH {
             return Err(refuse(format!("macros call each other more than {MAX_DEPTH} deep, at last `{}`", self.name)));
         }
-        let called = state.env().get_template(&self.template)?.render_captured(()).and_then(|mut file| {
-            file.with_state_mut(|state| match state.lookup(&self.name) {
-                Some(found) => found.call(state, args),
-                None => Err(Error::new(ErrorKind::UnknownFunction, self.name.clone())),
+        // What stands between `{% call %}` and `{% endcall %}` belongs to `state`, and the macro runs in another.
+        let environment = state.env();
+        let called = caller::lend(state, args, |args| {
+            environment.get_template(&self.template)?.render_captured(()).and_then(|mut file| {
+                file.with_state_mut(|state| match state.lookup(&self.name) {
+                    Some(found) => found.call(state, args),
+                    None => Err(Error::new(ErrorKind::UnknownFunction, self.name.clone())),
+                })
             })
         });
         with(&self.current, |current| {
@@ -406,8 +411,7 @@ fn settings(environment: &mut Environment<'static>, current: &Shared, surroundin
         ("type", "tidemill"),
         ("database", ""),
     ];
-    let target: Value = target.into_iter().map(|(key, value)| (key, Value::from(value))).collect();
-    environment.add_global("target", target);
+    environment.add_global("target", Value::from_pairs(target));
     environment.add_global("project_name", surroundings.project.clone());
     let shared = Arc::clone(current);
     environment.add_global("model", Value::from_object(ThisModel(shared)));

@@ -1,6 +1,7 @@
 //! Templates in SQL files: Jinja with dbt's functions.
 //!
-//! [`scan`] finds tags without rendering, [`environment`] renders, [`map`] leads from rendered SQL back to the file.
+//! [`scan`] finds tags without rendering, [`environment`] renders, with [`caller`] and [`python`] beside it, [`map`] leads from rendered SQL back to the file.
+mod caller;
 mod environment;
 mod map;
 mod python;
