@@ -59,7 +59,7 @@ impl Names {
         }
         if let Some(sql) = self.views.get(name) {
             let context = self.context()?;
-            let plan = context.state().statement_to_plan(parse(sql)?).await?;
+            let plan = super::window::planned(&context.state(), parse(sql)?).await?;
             return Ok(Some(Arc::new(ViewTable::new(plan, Some(sql.clone())))));
         }
         match self.lake.try_table(name).await.map_err(outer)? {

@@ -8,6 +8,7 @@ pub mod function;
 pub mod polars;
 mod session;
 mod travel;
+pub(crate) mod window;
 
 pub(crate) use digest::row_digest;
 pub use error::EngineError;

@@ -145,7 +145,7 @@ async fn plan(engine: &Engine, sql: &str, pinned: Pinned, given: Given) -> Resul
     let session = engine.planning_session(pinned, given);
     let state = session.context().state();
     let statement = crate::engine::parse(sql).map_err(|error| explain(&error, None))?;
-    let plan = state.statement_to_plan(statement).await.map_err(|error| explain(&error, None))?;
+    let plan = crate::engine::window::planned(&state, statement).await.map_err(|error| explain(&error, None))?;
     // Types are only looked at once the plan is complete.
     let checked = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
     checked.map_err(|error| explain(&error, Some((&plan, state.config_options()))))?;
@@ -162,6 +162,12 @@ fn explain(error: &DataFusionError, plan: Option<(&LogicalPlan, &Arc<ConfigOptio
         near: None,
         why: None,
     };
+    if let DataFusionError::External(ours) = root
+        && let Some(ours) = ours.downcast_ref::<crate::Error>()
+    {
+        failure.what = format!("it cannot {ours}");
+        failure.why = ours.why();
+    }
     if let DataFusionError::SchemaError(schema, _) = root {
         match schema.as_ref() {
             SchemaError::FieldNotFound { field, valid_fields } => {

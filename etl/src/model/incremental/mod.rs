@@ -15,6 +15,7 @@ mod prune;
 mod refresh;
 mod restrict;
 mod scratch;
+mod sessions;
 mod verify;
 
 use std::fmt;

@@ -15,11 +15,12 @@ use deltalake::kernel::Action;
 use futures::TryStreamExt as _;
 
 use super::apply::{Applier, FILE_BYTES};
-use super::delta::{Delta, KeyStep, Rules, Stop};
+use super::delta::{Delta, KeyStep, Rules, Side, Stop};
 use super::input::Input;
 use super::proof::{digestible, keyable, repeatable, scans};
 use super::restrict::{outward, restrict};
 use super::scratch::{Kept, Scratch};
+use super::sessions::{Spans, sessions, within};
 use super::{Class, Refusal};
 use crate::engine::{Engine, Session};
 use crate::error::Result;
@@ -97,6 +98,17 @@ pub(super) enum Way {
     },
     /// The stored rows with these keys in these columns go; what the plan gives for them comes.
     Keys { keys: Kept, columns: Vec<usize> },
+    /// The stored rows whose keys and start lie in these spans go; these rows come.
+    Sessions {
+        /// The spans.
+        spans: Spans,
+        /// The columns that hold the keys.
+        columns: Vec<usize>,
+        /// The column that holds where a session starts.
+        start: usize,
+        /// The sessions within the spans as they are now.
+        come: LogicalPlan,
+    },
 }
 
 /// Computes the change of `table`, whose rows are `schema`'s, since the inputs' versions in `read`; a refusal says why it
@@ -165,6 +177,15 @@ pub(in crate::model) async fn refresh(
                 gather(&state, merged(stored, part, schema, &how)?, schema, Some(1), &mut keeping).await?;
                 keeping.done()?
             }
+            Way::Sessions { spans, columns, start, come } => {
+                let mut keeping = scratch.begin(&with_weight(schema));
+                let (stored, mut exprs) = stored(&state, table, schema, &[columns, vec![start]].concat())?;
+                let Some(start) = exprs.pop() else { return Ok(Refreshed::nothing(class, steps)) };
+                let gone = within(&stored, &exprs, &start, &spans, "__sk")?;
+                gather(&state, gone, schema, Some(-1), &mut keeping).await?;
+                gather(&state, come, schema, Some(1), &mut keeping).await?;
+                keeping.done()?
+            }
             Way::Keys { keys, columns } => {
                 let mut keeping = scratch.begin(&with_weight(schema));
                 let stored = stored_rows(&state, table, schema, &columns, &keys)?;
@@ -200,6 +221,14 @@ pub(super) async fn choose(
     inexact: &[bool],
 ) -> Result<Way, Stop> {
     if let Some(top) = top(plan, schema)? {
+        if let LogicalPlan::Aggregate(aggregate) = &top.node
+            && let Some(sessions) = sessions(aggregate)
+            && let Some((columns, start)) = sessions.shown(&top.columns)
+        {
+            let Some(spans) = rules.spans(&top.node, &sessions).await? else { return Ok(Way::Nothing) };
+            let rows = rules.spanned(aggregate, &sessions, &spans, Side::New)?;
+            return Ok(Way::Sessions { come: over(plan, rows)?, spans, columns, start });
+        }
         let Delta::Rows { plan: rows, adds_only } = rules.delta(&top.base).await? else { return Ok(Way::Nothing) };
         let keys = rules.keys(rows.clone(), &top.keys).await?;
         rules.note(&top.node, &top.keys, &keys);
@@ -260,6 +289,7 @@ fn mergeable(plan: &LogicalPlan, top: &Top, schema: &SchemaRef) -> Option<Vec<Me
         return None;
     }
     let columns = aggregate.schema.columns();
+    let groups = columns.get(..aggregate.group_expr.len())?;
     let fields = plan.schema().fields();
     let mut how = Vec::new();
     for (at, expr) in &top.traced {
@@ -267,6 +297,14 @@ fn mergeable(plan: &LogicalPlan, top: &Top, schema: &SchemaRef) -> Option<Vec<Me
         // What is stored must be the very value.
         if schema.fields().get(*at)?.data_type() != field.data_type() {
             return None;
+        }
+        // What is made of the keys alone, as `window_end`, is the same for both.
+        if !expr.column_refs().is_empty() && expr.column_refs().iter().all(|column| groups.contains(*column)) {
+            if !keyable(field.data_type()) {
+                return None;
+            }
+            how.push(Merge::Same);
+            continue;
         }
         let column = match expr {
             Expr::Column(column) => column,
@@ -282,11 +320,7 @@ fn mergeable(plan: &LogicalPlan, top: &Top, schema: &SchemaRef) -> Option<Vec<Me
             _ => return None,
         };
         let place = columns.iter().position(|known| known == column)?;
-        if place < aggregate.group_expr.len() {
-            how.push(Merge::Same);
-            continue;
-        }
-        let call = aggregate.aggr_expr.get(place - aggregate.group_expr.len())?;
+        let call = aggregate.aggr_expr.get(place.checked_sub(groups.len())?)?;
         let Expr::AggregateFunction(function) = call.clone().unalias_nested().data else { return None };
         let exact = !field.data_type().is_floating() && !function.params.distinct;
         how.push(match function.func.name() {
@@ -418,15 +452,25 @@ fn stored_rows(
     columns: &[usize],
     keys: &Kept,
 ) -> Result<LogicalPlan, DataFusionError> {
+    let (scan, exprs) = stored(state, table, schema, columns)?;
+    let keys = super::restrict::Keys { kept: keys.clone(), alias: "__sk".to_owned(), at: (0..exprs.len()).collect() };
+    restrict(&scan, &exprs, &keys)
+}
+
+/// The stored rows, and some of their columns.
+fn stored(
+    state: &SessionState,
+    table: &Table,
+    schema: &SchemaRef,
+    columns: &[usize],
+) -> Result<(LogicalPlan, Vec<Expr>), DataFusionError> {
     let provider = table.provider(state).map_err(|e| DataFusionError::External(Box::new(e)))?;
     let scan = LogicalPlanBuilder::scan("__stored", provider_as_source(provider), None)?.build()?;
     let column = |name: &str| Expr::Column(Column::new(Some(TableReference::bare("__stored")), name));
     let exprs: Vec<Expr> =
         columns.iter().filter_map(|at| schema.fields().get(*at)).map(|field| column(field.name())).collect();
     let all: Vec<Expr> = schema.fields().iter().map(|field| column(field.name())).collect();
-    let scan = LogicalPlanBuilder::from(scan).project(all)?.build()?;
-    let keys = super::restrict::Keys { kept: keys.clone(), alias: "__sk".to_owned(), at: (0..exprs.len()).collect() };
-    restrict(&scan, &exprs, &keys)
+    Ok((LogicalPlanBuilder::from(scan).project(all)?.build()?, exprs))
 }
 
 /// Runs `plan` and gathers its rows in the stored columns, with `weight` or with the weight that they have.
