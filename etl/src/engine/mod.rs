@@ -8,8 +8,9 @@ pub mod function;
 pub mod polars;
 mod session;
 mod travel;
-pub(crate) mod window;
+pub mod window;
 
+pub(crate) use catalog::WATERMARK;
 pub(crate) use digest::row_digest;
 pub use error::EngineError;
 pub use session::{Engine, EngineSettings, Given, Pinned, Rows};

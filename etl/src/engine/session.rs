@@ -225,7 +225,6 @@ impl Engine {
         let context = SessionContext::new_with_state(state);
         context.register_catalog("datafusion", Arc::new(LakeCatalog { names: Arc::clone(&names), listed }));
         super::function::register(&context, &self.settings.base);
-        window::register(&context);
         let registered = context.register_relation_planner(Arc::new(versions));
         debug_assert!(registered.is_ok(), "a fresh session takes a relation planner");
         let session = Arc::new(parking::Session(context));

@@ -26,6 +26,14 @@ pub(super) use panes::Panes;
 pub(crate) use plan::{Under, gap, time_of, under};
 pub(crate) use size::plus;
 
+/// Plans one SELECT of a session that has the [functions](super::function::register).
+///
+/// # Errors
+/// If the text is not one statement, or cannot be planned.
+pub async fn plan(context: &SessionContext, sql: &str) -> Result<LogicalPlan> {
+    planned(&context.state(), super::parse(sql)?).await
+}
+
 /// Adds the functions to a session.
 pub(super) fn register(context: &SessionContext) {
     for function in function::all() {

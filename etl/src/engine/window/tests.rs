@@ -197,3 +197,18 @@ async fn wrong_use_is_said() {
         assert!(error.explain().fix().is_some());
     }
 }
+
+#[tokio::test]
+async fn the_examples_of_the_docs_give_what_the_docs_say() {
+    let page = include_str!("../../../../docs/windows.md");
+    let mut examples = 0;
+    for example in page.split("```sql\n").skip(1) {
+        let (sql, rest) = example.split_once("```").unwrap();
+        let Some(expected) = rest.trim_start().strip_prefix("```text\n") else { continue };
+        let (expected, _) = expected.split_once("```").unwrap();
+
+        assert_eq!(rows(&session(true), sql).await.unwrap(), expected.lines().collect::<Vec<_>>(), "{sql}");
+        examples += 1;
+    }
+    assert_eq!(examples, 2);
+}

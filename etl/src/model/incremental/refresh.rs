@@ -21,6 +21,7 @@ use super::proof::{digestible, keyable, repeatable, scans};
 use super::restrict::{outward, restrict};
 use super::scratch::{Kept, Scratch};
 use super::sessions::{Spans, sessions, within};
+use super::timed::{Timed, newest};
 use super::{Class, Refusal};
 use crate::engine::{Engine, Session};
 use crate::error::Result;
@@ -52,6 +53,10 @@ impl Reading {
         Ok(Self { session, plan, inexact })
     }
 
+    pub(in crate::model) fn state(&self) -> SessionState {
+        self.session.context().state()
+    }
+
     pub(in crate::model) fn plan(&self) -> &LogicalPlan {
         &self.plan
     }
@@ -69,11 +74,13 @@ pub(in crate::model) struct Refreshed {
     pub(in crate::model) came: u64,
     pub(in crate::model) went: u64,
     pub(in crate::model) steps: Vec<KeyStep>,
+    /// The newest event time of the rows that came, in microseconds, if it was asked for.
+    pub(in crate::model) newest: Option<i64>,
 }
 
 impl Refreshed {
     fn nothing(class: Class, steps: Vec<KeyStep>) -> Self {
-        Self { class, actions: Vec::new(), came: 0, went: 0, steps }
+        Self { class, actions: Vec::new(), came: 0, went: 0, steps, newest: None }
     }
 }
 
@@ -112,7 +119,7 @@ pub(super) enum Way {
 }
 
 /// Computes the change of `table`, whose rows are `schema`'s, since the inputs' versions in `read`; a refusal says why it
-/// cannot be.
+/// cannot be. With `times`, how far they have come is told too.
 ///
 /// # Errors
 /// A failure of the storage. What fails while it is computed is a refusal too: computing it whole is the way out.
@@ -122,6 +129,7 @@ pub(in crate::model) async fn refresh(
     inputs: &BTreeMap<TableName, (Table, u64)>,
     table: &Table,
     schema: &SchemaRef,
+    times: Option<&Timed>,
     now: DateTime<Utc>,
 ) -> Result<Result<Refreshed, Refusal>> {
     let inexact = match &reading.inexact {
@@ -158,49 +166,13 @@ pub(in crate::model) async fn refresh(
         aliases: 0,
     };
     let done = async {
-        let way = choose(&mut rules, &reading.plan, schema, &inexact).await?;
-        let steps = std::mem::take(&mut rules.steps);
-        let mut class = Class::AffectedKeys;
-        let delta = match way {
-            Way::Nothing => return Ok(Refreshed::nothing(Class::Nothing, steps)),
-            Way::Append(plan) => return append(&state, plan, table, schema, now, steps).await,
-            Way::Rows(plan) => {
-                let mut keeping = scratch.begin(&with_weight(schema));
-                gather(&state, plan, schema, None, &mut keeping).await?;
-                keeping.done()?
-            }
-            Way::Combine { keys, columns, part, how } => {
-                class = Class::Combine;
-                let mut keeping = scratch.begin(&with_weight(schema));
-                let stored = stored_rows(&state, table, schema, &columns, &keys)?;
-                gather(&state, stored.clone(), schema, Some(-1), &mut keeping).await?;
-                gather(&state, merged(stored, part, schema, &how)?, schema, Some(1), &mut keeping).await?;
-                keeping.done()?
-            }
-            Way::Sessions { spans, columns, start, come } => {
-                let mut keeping = scratch.begin(&with_weight(schema));
-                let (stored, mut exprs) = stored(&state, table, schema, &[columns, vec![start]].concat())?;
-                let Some(start) = exprs.pop() else { return Ok(Refreshed::nothing(class, steps)) };
-                let gone = within(&stored, &exprs, &start, &spans, "__sk")?;
-                gather(&state, gone, schema, Some(-1), &mut keeping).await?;
-                gather(&state, come, schema, Some(1), &mut keeping).await?;
-                keeping.done()?
-            }
-            Way::Keys { keys, columns } => {
-                let mut keeping = scratch.begin(&with_weight(schema));
-                let stored = stored_rows(&state, table, schema, &columns, &keys)?;
-                gather(&state, stored, schema, Some(-1), &mut keeping).await?;
-                let outputs: Vec<Column> = reading.plan.schema().columns();
-                let exprs: Vec<Expr> =
-                    columns.iter().filter_map(|at| outputs.get(*at)).cloned().map(Expr::Column).collect();
-                let after = rules.restricted(&reading.plan, &exprs, &keys)?;
-                gather(&state, after, schema, Some(1), &mut keeping).await?;
-                keeping.done()?
-            }
-        };
-        let applied = Applier { engine, table, schema, scratch: &scratch, now }.apply(&delta).await?;
-        let (came, went) = (applied.came, applied.went);
-        Ok(Refreshed { class, actions: applied.actions, came, went, steps })
+        let mut refreshed = Box::pin(computed(engine, reading, &mut rules, table, schema, &inexact, now)).await?;
+        if let Some(times) = times
+            && let Some(came) = rules.came(&times.rows).await?
+        {
+            refreshed.newest = newest(&state, came, &times.time).await?;
+        }
+        Ok(refreshed)
     };
     match done.await {
         Ok(refreshed) => Ok(Ok(refreshed)),
@@ -211,6 +183,61 @@ pub(in crate::model) async fn refresh(
             Ok(Err(Refusal(format!("computing only the change failed: {why}"))))
         }
     }
+}
+
+async fn computed(
+    engine: &Engine,
+    reading: &Reading,
+    rules: &mut Rules<'_>,
+    table: &Table,
+    schema: &SchemaRef,
+    inexact: &[bool],
+    now: DateTime<Utc>,
+) -> Result<Refreshed, Stop> {
+    let (state, scratch) = (rules.state.clone(), rules.scratch);
+    let way = choose(rules, &reading.plan, schema, inexact).await?;
+    let steps = std::mem::take(&mut rules.steps);
+    let mut class = Class::AffectedKeys;
+    let delta = match way {
+        Way::Nothing => return Ok(Refreshed::nothing(Class::Nothing, steps)),
+        Way::Append(plan) => return append(&state, plan, table, schema, now, steps).await,
+        Way::Rows(plan) => {
+            let mut keeping = scratch.begin(&with_weight(schema));
+            gather(&state, plan, schema, None, &mut keeping).await?;
+            keeping.done()?
+        }
+        Way::Combine { keys, columns, part, how } => {
+            class = Class::Combine;
+            let mut keeping = scratch.begin(&with_weight(schema));
+            let stored = stored_rows(&state, table, schema, &columns, &keys)?;
+            gather(&state, stored.clone(), schema, Some(-1), &mut keeping).await?;
+            gather(&state, merged(stored, part, schema, &how)?, schema, Some(1), &mut keeping).await?;
+            keeping.done()?
+        }
+        Way::Sessions { spans, columns, start, come } => {
+            let mut keeping = scratch.begin(&with_weight(schema));
+            let (stored, mut exprs) = stored(&state, table, schema, &[columns, vec![start]].concat())?;
+            let Some(start) = exprs.pop() else { return Ok(Refreshed::nothing(class, steps)) };
+            let gone = within(&stored, &exprs, &start, &spans, "__sk")?;
+            gather(&state, gone, schema, Some(-1), &mut keeping).await?;
+            gather(&state, come, schema, Some(1), &mut keeping).await?;
+            keeping.done()?
+        }
+        Way::Keys { keys, columns } => {
+            let mut keeping = scratch.begin(&with_weight(schema));
+            let stored = stored_rows(&state, table, schema, &columns, &keys)?;
+            gather(&state, stored, schema, Some(-1), &mut keeping).await?;
+            let outputs: Vec<Column> = reading.plan.schema().columns();
+            let exprs: Vec<Expr> =
+                columns.iter().filter_map(|at| outputs.get(*at)).cloned().map(Expr::Column).collect();
+            let after = rules.restricted(&reading.plan, &exprs, &keys)?;
+            gather(&state, after, schema, Some(1), &mut keeping).await?;
+            keeping.done()?
+        }
+    };
+    let applied = Applier { engine, table, schema, scratch, now }.apply(&delta).await?;
+    let (came, went) = (applied.came, applied.went);
+    Ok(Refreshed { class, actions: applied.actions, came, went, steps, newest: None })
 }
 
 /// Chooses by what the change is, and by what the plan's top shows of its keys.
@@ -517,5 +544,5 @@ async fn append(
     }
     let came = writer.rows();
     let actions = writer.finish().await.map_err(outer)?.into_iter().map(Action::Add).collect();
-    Ok(Refreshed { class: Class::RowWise, actions, came, went: 0, steps })
+    Ok(Refreshed { class: Class::RowWise, actions, came, went: 0, steps, newest: None })
 }

@@ -176,7 +176,7 @@ fn by_window(aggregate: &Aggregate, outer: &[Expr], exprs: &[Expr], keys: &Keys)
 }
 
 /// The plan with a condition on the rows that its window is over.
-fn narrowed(plan: &LogicalPlan, condition: &Expr) -> Result<LogicalPlan> {
+pub(super) fn narrowed(plan: &LogicalPlan, condition: &Expr) -> Result<LogicalPlan> {
     let filtered = |rows: &LogicalPlan| {
         Ok::<_, datafusion::error::DataFusionError>(LogicalPlan::Filter(Filter::try_new(
             condition.clone(),
