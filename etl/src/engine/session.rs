@@ -22,6 +22,7 @@ use futures::TryStreamExt as _;
 
 use super::catalog::{LakeCatalog, Names, parking};
 use super::error::EngineError;
+use super::never::Never;
 use super::travel::{self, At, LakeDialect, VersionPlanner};
 use super::window;
 use crate::error::Result;
@@ -216,6 +217,7 @@ impl Engine {
         // First, where the plan still has the form that `window` gives it.
         let mut rules = Optimizer::new().rules;
         rules.insert(0, Arc::new(window::Panes));
+        rules.push(Arc::new(Never));
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(Arc::clone(&self.runtime))

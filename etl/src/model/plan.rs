@@ -15,7 +15,9 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlan};
 
+use super::emission::Emission;
 use super::error::ModelProblem;
+use super::incremental::timed;
 use super::project::{Model, Project, nearest};
 use super::seed;
 use super::template::offset;
@@ -64,6 +66,15 @@ pub async fn plan_all(engine: &Engine, project: &Project) -> Result<Plans> {
         let Some((pinned, given)) = inputs(reads, &outside, &known) else { continue };
         match plan(engine, model.select(), pinned, given).await {
             Ok(plan) => {
+                if Emission::read(&model.config).is_ok_and(|emission| emission.lateness.is_some())
+                    && timed(&plan).is_none()
+                {
+                    plans.problems.push(
+                        ModelProblem::new(&model.file, "`watermark` has no windows to be of")
+                            .why("its SELECT does not end in a GROUP BY with `tumble`, `hop` or `session`")
+                            .fix("let a model of its own group by the window, or take `watermark` out"),
+                    );
+                }
                 let schema = storable(plan.schema().as_arrow());
                 known.insert(model.table.clone(), Arc::new(EmptyTable::new(schema)));
                 plans.by_model.insert(model.name.clone(), plan);

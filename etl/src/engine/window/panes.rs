@@ -22,6 +22,7 @@ use datafusion::logical_expr::{
     Aggregate, AggregateUDF, Distinct, Expr, ExprSchemable as _, LogicalPlan, LogicalPlanBuilder, Projection, cast, lit,
 };
 use datafusion::optimizer::{ApplyOrder, OptimizerConfig, OptimizerRule};
+use datafusion::prelude::coalesce;
 
 use super::function::{Call, udf};
 use super::plan::{Hop, Under, WINDOW, replaced, under};
@@ -133,6 +134,12 @@ fn by_panes(
     for (expr, (relation, field)) in outer.into_iter().chain(parts.result).zip(schema.iter()) {
         let same = expr.get_type(&made.schema)? == *field.data_type();
         let expr = if same { expr } else { cast(expr, field.data_type().clone()) };
+        // What is above was planned for a count, which is never NULL.
+        let expr = match (field.is_nullable(), expr.nullable(&made.schema)?, field.data_type()) {
+            (false, true, DataType::Int64) => coalesce(vec![expr, lit(0_i64)]),
+            (false, true, _) => return Ok(None),
+            _ => expr,
+        };
         shown.push(expr.alias_qualified(relation.cloned(), field.name()));
     }
     Ok(Some(LogicalPlan::Projection(Projection::try_new(shown, Arc::new(LogicalPlan::Aggregate(made)))?)))
