@@ -34,6 +34,16 @@ const MODELS: &[(&str, &str)] = &[
         "hourly_users",
         "SELECT date_trunc('hour', event_at) AS hour_start, count(DISTINCT user_id) AS users FROM {in} GROUP BY 1",
     ),
+    (
+        "sessions",
+        "SELECT user_id, window_start, window_end, count(*) AS events, sum(amount) AS total FROM {in} \
+         GROUP BY session(event_at, INTERVAL '2 minutes'), user_id",
+    ),
+    (
+        "sliding_sales",
+        "SELECT window_start, window_end, item_id, count(*) AS units, sum(amount) AS total FROM {in} \
+         GROUP BY hop(event_at, INTERVAL '10 minutes', INTERVAL '1 hour'), item_id",
+    ),
     ("dear", "SELECT event_at, user_id, item_id, amount * 2 AS doubled FROM {in} WHERE amount > 50"),
 ];
 

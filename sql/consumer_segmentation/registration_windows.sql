@@ -5,25 +5,10 @@
 --   window_start, window_end   UTC
 --   window_type                'tumbling' (1 hour) | 'sliding' (1 hour, every 15 minutes)
 --   registrations              distinct users
-WITH panes AS (
-    -- A user counts once per window however often they register: what matters is in which quarter hours they did.
-    -- Microseconds without zone are UTC here too; on other types date_bin computes in nanoseconds, which end in 2262.
-    SELECT DISTINCT user_id,
-           date_bin(INTERVAL '15 minutes', arrow_cast(event_at, 'Timestamp(Microsecond, None)')) AS pane
-    FROM {{ source('bronze', 'consumer_registration_topic') }}
-),
-members AS (
-    SELECT user_id, date_bin(INTERVAL '1 hour', pane) AS window_start, 'tumbling' AS window_type FROM panes
-    -- The four sliding hours that contain a quarter hour.
-    UNION ALL SELECT user_id, pane, 'sliding' FROM panes
-    UNION ALL SELECT user_id, pane - INTERVAL '15 minutes', 'sliding' FROM panes
-    UNION ALL SELECT user_id, pane - INTERVAL '30 minutes', 'sliding' FROM panes
-    UNION ALL SELECT user_id, pane - INTERVAL '45 minutes', 'sliding' FROM panes
-)
-SELECT arrow_cast(window_start, 'Timestamp(Microsecond, Some("UTC"))') AS window_start,
-       arrow_cast(window_start + INTERVAL '1 hour', 'Timestamp(Microsecond, Some("UTC"))') AS window_end,
-       window_type,
-       count(DISTINCT user_id) AS registrations
-FROM members
-WHERE window_start IS NOT NULL
-GROUP BY window_start, window_type
+SELECT window_start, window_end, 'tumbling' AS window_type, count(DISTINCT user_id) AS registrations
+FROM {{ source('bronze', 'consumer_registration_topic') }}
+GROUP BY tumble(event_at, INTERVAL '1 hour')
+UNION ALL
+SELECT window_start, window_end, 'sliding', count(DISTINCT user_id)
+FROM {{ source('bronze', 'consumer_registration_topic') }}
+GROUP BY hop(event_at, INTERVAL '15 minutes', INTERVAL '1 hour')

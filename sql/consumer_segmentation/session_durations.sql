@@ -8,18 +8,16 @@
 --   timed_out_sessions         how many of these ended by time-out
 --   average_duration_seconds   mean over all of them
 --   longest_duration_seconds
-SELECT arrow_cast(hour_start, 'Timestamp(Microsecond, Some("UTC"))') AS hour_start,
+SELECT window_start AS hour_start,
        count(*) AS sessions,
        sum(timed_out) AS timed_out_sessions,
        -- Summed as whole microseconds, so the order of the rows cannot change the result.
        CAST(sum(duration_us) AS DOUBLE) / CAST(count(*) AS DOUBLE) / 1000000.0 AS average_duration_seconds,
        CAST(max(duration_us) AS DOUBLE) / 1000000.0 AS longest_duration_seconds
 FROM (
-    -- Microseconds without zone are UTC here too; on other types date_bin computes in nanoseconds, which end in 2262.
-    SELECT date_bin(INTERVAL '1 hour', arrow_cast(started_at, 'Timestamp(Microsecond, None)')) AS hour_start,
+    SELECT started_at,
            CASE WHEN ended_by = 'timeout' THEN 1 ELSE 0 END AS timed_out,
            CAST(ended_at AS BIGINT) - CAST(started_at AS BIGINT) AS duration_us
     FROM {{ ref('fact_session') }}
 ) s
-WHERE hour_start IS NOT NULL
-GROUP BY hour_start
+GROUP BY tumble(started_at, INTERVAL '1 hour')

@@ -2,12 +2,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
+use arrow::datatypes::DataType;
 use async_trait::async_trait;
 use datafusion::catalog::{CatalogProvider, SchemaProvider, TableProvider};
-use datafusion::common::exec_err;
-use datafusion::datasource::ViewTable;
+use datafusion::common::{Column, ScalarValue, exec_err};
+use datafusion::datasource::{ViewTable, provider_as_source};
 use datafusion::error::{DataFusionError, Result};
 use datafusion::execution::SessionState;
+use datafusion::logical_expr::{Expr, LogicalPlanBuilder, lit};
 use datafusion::prelude::SessionContext;
 
 use super::session::{Pinned, parse};
@@ -61,17 +63,48 @@ impl Names {
         }
         if let Some(sql) = self.views.get(name) {
             let context = self.context()?;
-            let plan = context.state().statement_to_plan(parse(sql)?).await?;
+            let plan = super::window::planned(&context.state(), parse(sql)?).await?;
             return Ok(Some(Arc::new(ViewTable::new(plan, Some(sql.clone())))));
         }
         let newest = async || Ok(Arc::new(self.lake.publication().await?));
         let shown = self.shown.get_or_try_init(newest).await.map_err(outer)?;
         match self.lake.shown(shown, name).await.map_err(outer)? {
             Some(table) => table.provider(&self.state()?).map(Some).map_err(outer),
-            None => Ok(None),
+            None => self.finals(name).await,
         }
     }
+
+    /// `<table>__final`: the rows of a table of windows, and whether each is `final` by the watermark of that same version.
+    async fn finals(&self, name: &TableName) -> Result<Option<Arc<dyn TableProvider>>> {
+        let outer = |e: crate::error::Error| DataFusionError::External(Box::new(e));
+        let Some(base) = name.table.strip_suffix(FINAL) else { return Ok(None) };
+        let base = TableName::new(&name.schema, base);
+        let table = match self.pinned.get(&base) {
+            Some(table) => table.clone(),
+            None => match self.lake.try_table(&base).await.map_err(outer)? {
+                Some(table) => table,
+                None => return Ok(None),
+            },
+        };
+        let Some(watermark) = table.txn(WATERMARK).await.map_err(outer)? else { return Ok(None) };
+        let provider = table.provider(&self.state()?).map_err(outer)?;
+        let end = provider.schema().field_with_name("window_end").map(|field| field.data_type().clone());
+        let Ok(DataType::Timestamp(unit, zone)) = end else { return Ok(None) };
+        let watermark = ScalarValue::TimestampMicrosecond(Some(watermark), Some("UTC".into()));
+        let watermark = watermark.cast_to(&DataType::Timestamp(unit, zone))?;
+        let scan = LogicalPlanBuilder::scan(base.table.as_str(), provider_as_source(provider), None)?.build()?;
+        let mut columns: Vec<Expr> = scan.schema().columns().into_iter().map(Expr::Column).collect();
+        let end = Expr::Column(Column::new(Some(base.table.as_str()), "window_end"));
+        columns.push(end.lt_eq(lit(watermark)).alias("final"));
+        let plan = LogicalPlanBuilder::from(scan).project(columns)?.build()?;
+        Ok(Some(Arc::new(ViewTable::new(plan, None))))
+    }
 }
+
+/// What is behind a table's name where `final` is asked for.
+const FINAL: &str = "__final";
+/// The txn that has a table's watermark: microseconds since the epoch.
+pub(crate) const WATERMARK: &str = "watermark";
 
 /// All schemas of the lake.
 #[derive(Debug)]

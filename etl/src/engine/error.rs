@@ -30,6 +30,16 @@ pub enum EngineError {
         /// Why not.
         why: String,
     },
+    /// A window function is used where or with what it has no meaning.
+    #[error("group by the window `{function}`")]
+    Window {
+        /// The function.
+        function: &'static str,
+        /// What is wrong.
+        why: String,
+        /// What to do.
+        fix: String,
+    },
     /// The memory limit is too small even with spilling.
     #[error("run the query within {limit} bytes of memory")]
     Memory {
@@ -81,6 +91,7 @@ impl Explain for EngineError {
             Self::Version { .. } => "Q0003",
             Self::Memory { .. } => "Q0004",
             Self::Run { .. } => "Q0005",
+            Self::Window { .. } => "Q0020",
         }
     }
 
@@ -90,9 +101,11 @@ impl Explain for EngineError {
 
     fn why(&self) -> Option<String> {
         match self {
-            Self::Plan { why, .. } | Self::NotSelect { why } | Self::Version { why, .. } | Self::Memory { why, .. } => {
-                Some(why.clone())
-            }
+            Self::Plan { why, .. }
+            | Self::NotSelect { why }
+            | Self::Version { why, .. }
+            | Self::Memory { why, .. }
+            | Self::Window { why, .. } => Some(why.clone()),
             Self::Run { source } => Some(clean(&source.strip_backtrace())),
         }
     }
@@ -106,6 +119,7 @@ impl Explain for EngineError {
                 "raise `memory_limit` in `[engine]`, or lower `target_partitions` so that each part gets more"
                     .to_owned(),
             ),
+            Self::Window { fix, .. } => Some(fix.clone()),
             Self::Run { .. } => None,
         }
     }

@@ -4,11 +4,14 @@ mod catalog;
 mod digest;
 mod error;
 pub mod function;
+mod never;
 #[cfg(feature = "polars")]
 pub mod polars;
 mod session;
 mod travel;
+pub mod window;
 
+pub(crate) use catalog::WATERMARK;
 pub(crate) use digest::row_digest;
 pub use error::EngineError;
 pub use session::{Engine, EngineSettings, Given, Pinned, Rows};

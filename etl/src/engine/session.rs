@@ -16,6 +16,7 @@ use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::optimizer::Optimizer;
 use datafusion::physical_plan::SendableRecordBatchStream;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use datafusion::sql::parser::{DFParserBuilder, Statement};
@@ -24,7 +25,9 @@ use futures::TryStreamExt as _;
 
 use super::catalog::{LakeCatalog, Names, parking};
 use super::error::EngineError;
+use super::never::Never;
 use super::travel::{self, At, LakeDialect, VersionPlanner};
+use super::window;
 use crate::error::Result;
 use crate::table::{Lake, Publication, Table, TableName};
 
@@ -238,10 +241,15 @@ impl Engine {
             shown: tokio::sync::OnceCell::new_with(self.shown.clone()),
             context: OnceLock::new(),
         });
+        // First, where the plan still has the form that `window` gives it.
+        let mut rules = Optimizer::new().rules;
+        rules.insert(0, Arc::new(window::Panes));
+        rules.push(Arc::new(Never));
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
+            .with_optimizer_rules(rules)
             .build();
         let context = SessionContext::new_with_state(state);
         context.register_catalog("datafusion", Arc::new(LakeCatalog { names: Arc::clone(&names), listed }));
@@ -291,7 +299,7 @@ impl Engine {
             versions.insert((name, at), provider);
         }
         let session = self.session(pinned, given, VersionPlanner(versions), listed);
-        let plan = session.context().state().statement_to_plan(statement).await.map_err(|e| self.failed(e))?;
+        let plan = window::planned(&session.context().state(), statement).await.map_err(|e| self.failed(e))?;
         SQLOptions::new()
             .with_allow_ddl(false)
             .with_allow_dml(false)

@@ -11,11 +11,12 @@ use serde::Serialize;
 use serde_json::json;
 use tracing::{info, warn};
 
+use super::emission::Emission;
 use super::error::ModelError;
 use super::identity;
-use super::incremental::{Class, FILE_BYTES, Reading, Refreshed, refresh, volatile};
+use super::incremental::{Class, FILE_BYTES, Reading, Refreshed, Timed, refresh, timed, volatile};
 use super::project::{Materialization, Model, Project};
-use crate::engine::{Engine, Pinned, Session, names_versions};
+use crate::engine::{Engine, Pinned, Session, WATERMARK, names_versions};
 use crate::error::Result;
 use crate::table::{
     Commit, FileWriter, Guard, Operation, Table, TableError, TableName, WriteOptions, storable, to_storable,
@@ -92,6 +93,19 @@ pub(super) async fn planned(engine: &Engine, model: &Model, inputs: &BTreeMap<Ta
     Reading::new(engine, session, plan, names_versions(&model.sql)).map_err(in_sql(model))
 }
 
+/// What the model says of a watermark and of when its windows are shown.
+fn emission(model: &Model) -> Result<Emission> {
+    let wrong = |(_, why)| ModelError::Emission { model: model.name.clone(), file: model.file.clone(), why };
+    Ok(Emission::read(&model.config).map_err(wrong)?)
+}
+
+fn event_time(model: &Model, plan: &LogicalPlan) -> Result<Timed> {
+    timed(plan).ok_or_else(|| {
+        let why = "its SELECT does not end in a GROUP BY with `tumble`, `hop` or `session`".to_owned();
+        ModelError::Emission { model: model.name.clone(), file: model.file.clone(), why }.into()
+    })
+}
+
 /// Brings the table of `model` up to date, unless its plan and all its inputs are what it was made from.
 ///
 /// The output commit carries txn `{model}/{input}` = the version read, for each input, txn `{model}/plan` = a number for the
@@ -145,13 +159,15 @@ async fn attempt(engine: &Engine, project: &Project, model: &Model, now: DateTim
         let (session, plan) = engine.plan(&model.sql, Arc::new(inputs.clone())).await.map_err(in_sql(model))?;
         Kind::Whole(session, Box::new(plan))
     };
+    let emission = emission(model)?;
     let volatile = reading.volatile().map_err(|e| engine.failed(e))?.or_else(|| identity::reads_files(project, model));
     let number = |other: &str| identity::number(project, model, reading.plan(), other);
-    let plan = number(&format!("{contents:?}"));
+    let shown_by = emission.lateness.map(|_| emission);
+    let plan = number(&format!("{contents:?}\n{shown_by:?}"));
     txns.push((format!("{}/plan", model.name), plan));
     // With the number of the plan that the table shows: one that was since made in another way has another.
     let tables: Vec<String> = inputs.values().map(Table::id).collect();
-    let select = |plan: i64| number(&format!("{tables:?} {LAYOUT} {plan}"));
+    let select = |plan: i64| number(&format!("{tables:?} {LAYOUT} {} {plan}", emission.append));
     if incremental {
         txns.push((format!("{}/select", model.name), select(plan)));
     }
@@ -178,17 +194,54 @@ async fn attempt(engine: &Engine, project: &Project, model: &Model, now: DateTim
     let shown = expected.iter().find(|(app, _)| app.ends_with("/plan")).and_then(|(_, found)| *found);
     let select = shown.map(select);
     expected.push((rows, found));
-    let mut work = Work { engine, project, model, table, schema, txns, expected, select, ours, volatile, now };
+    let (times, lateness) = match emission.lateness {
+        None => (None, 0),
+        Some(lateness) => (Some(event_time(model, reading.plan())?), lateness),
+    };
+    let watermark = table.txn(WATERMARK).await?;
+    expected.push((WATERMARK.to_owned(), watermark));
+    let mut work = Work {
+        engine,
+        project,
+        model,
+        table,
+        schema,
+        txns,
+        expected,
+        select,
+        ours,
+        volatile,
+        times,
+        lateness,
+        watermark,
+        now,
+    };
     let reading = match reading {
+        Kind::Whole(_, _) if emission.append => {
+            let why = "`emit='append'` is for models with `materialized='incremental'`".to_owned();
+            return Err(ModelError::Emission { model: model.name.clone(), file: model.file.clone(), why }.into());
+        }
         Kind::Whole(session, plan) => return work.whole(session, *plan, None).await,
         Kind::Incremental(reading) => reading,
     };
+    if emission.append {
+        let consumed = work.consumed(&inputs)?;
+        return Box::pin(work.append(&reading, consumed)).await;
+    }
+    if let (Some(times), None) = (&work.times, work.watermark) {
+        let newest = times.newest(&reading.state()).await.map_err(|e| in_sql(model)(engine.failed(e)))?;
+        work.advance(newest);
+    }
     let because = match work.consumed(&inputs)? {
         Err(why) => why,
-        Ok(consumed) => match refresh(engine, &reading, &consumed, &work.table, &work.schema, now).await? {
-            Ok(refreshed) => return work.changed(refreshed).await,
-            Err(refusal) => Some(refusal.to_string()),
-        },
+        Ok(consumed) => {
+            let refreshed =
+                Box::pin(refresh(engine, &reading, &consumed, &work.table, &work.schema, work.times.as_ref(), now));
+            match refreshed.await? {
+                Ok(refreshed) => return work.changed(refreshed).await,
+                Err(refusal) => Some(refusal.to_string()),
+            }
+        }
     };
     let (session, plan) = reading.into_parts();
     work.whole(session, plan, because).await
@@ -217,24 +270,29 @@ impl Kind {
 }
 
 /// One model on its way into its table.
-struct Work<'a> {
-    engine: &'a Engine,
+pub(super) struct Work<'a> {
+    pub(super) engine: &'a Engine,
     project: &'a Project,
-    model: &'a Model,
-    table: Table,
-    schema: SchemaRef,
+    pub(super) model: &'a Model,
+    pub(super) table: Table,
+    pub(super) schema: SchemaRef,
     txns: Vec<(String, i64)>,
     expected: Vec<(String, Option<i64>)>,
     /// What the table says of its SELECT if it was made by this one, incrementally.
     select: Option<i64>,
     /// Whether nobody else has written to the table.
     ours: bool,
-    volatile: Option<String>,
-    now: DateTime<Utc>,
+    pub(super) volatile: Option<String>,
+    /// The event time of its windows, if it has a watermark.
+    pub(super) times: Option<Timed>,
+    lateness: i64,
+    /// The watermark, in microseconds.
+    pub(super) watermark: Option<i64>,
+    pub(super) now: DateTime<Utc>,
 }
 
 /// Each input with the version last read, or why it does not matter; without a reason, because there is nothing yet.
-type Consumed = Result<BTreeMap<TableName, (Table, u64)>, Option<String>>;
+pub(super) type Consumed = Result<BTreeMap<TableName, (Table, u64)>, Option<String>>;
 
 impl Work<'_> {
     /// What the table was made from, if the change since can be brought into it.
@@ -265,23 +323,33 @@ impl Work<'_> {
     }
 
     /// A commit that carries what the table is made from, and what it holds then.
-    fn commit(&self, operation: Operation, adds: &[Add], gone: impl Fn(&str) -> bool) -> Result<Commit> {
+    pub(super) fn commit(&self, operation: Operation, adds: &[Add], gone: impl Fn(&str) -> bool) -> Result<Commit> {
         let mut commit = Commit::new(operation, Guard::Exclusive, self.now);
         let holds = self.table.contents_with(adds.iter().map(|add| add.path.as_str()), gone)?;
         commit.txns.clone_from(&self.txns);
         commit.txns.push((format!("{}/rows", self.model.name), identity::of_text(&holds)));
+        if self.times.is_some() {
+            commit.txns.extend(self.watermark.map(|at| (WATERMARK.to_owned(), at)));
+        }
         commit.expected.clone_from(&self.expected);
         Ok(commit)
     }
 
+    /// Moves the watermark on; it never falls.
+    pub(super) fn advance(&mut self, newest: Option<i64>) {
+        let at = newest.map(|newest| newest.saturating_sub(self.lateness));
+        self.watermark = self.watermark.max(at);
+    }
+
     /// Asks the model's checks about what its table would hold: nothing is seen that they refuse.
-    async fn judge(&self, adds: &[Add], gone: impl Fn(&str) -> bool) -> Result<()> {
+    pub(super) async fn judge(&self, adds: &[Add], gone: impl Fn(&str) -> bool) -> Result<()> {
         super::visible::judge(self.engine, self.project, self.model, &self.table, &self.schema, adds, gone).await
     }
 
     /// Commits what was computed from the change.
     async fn changed(&mut self, refreshed: Refreshed) -> Result<Built> {
-        let Refreshed { class, actions, came, went, steps } = refreshed;
+        let Refreshed { class, actions, came, went, steps, newest } = refreshed;
+        self.advance(newest);
         info!(model = self.model.name, %class, came, went, keys = ?steps, "changed");
         let put = |action: &Action| if let Action::Add(add) = action { Some(add.clone()) } else { None };
         let taken =
@@ -307,12 +375,28 @@ impl Work<'_> {
         })
     }
 
+    /// What gives `table` the columns of `schema`, if it has others.
+    pub(super) fn columns(&self, table: &Table, schema: &SchemaRef) -> Result<Option<Action>> {
+        if table.schema()?.fields() == schema.fields() {
+            return Ok(None);
+        }
+        let store = |source| ModelError::Store { model: self.model.name.clone(), source };
+        let columns: StructType = schema.as_ref().try_into_kernel().map_err(store)?;
+        let changed = table.metadata()?.with_schema(&columns);
+        let changed = changed.map_err(|e| TableError::delta("change the columns of", table.name(), e.into()))?;
+        Ok(Some(Action::Metadata(changed)))
+    }
+
     /// Computes all of it.
     async fn whole(&mut self, session: Session, plan: LogicalPlan, because: Option<String>) -> Result<Built> {
         if let Some(why) = &because {
             warn!(model = self.model.name, why, "computed whole");
         }
         let failed = in_sql(self.model);
+        if let Some(times) = &self.times {
+            let newest = times.newest(&session.context().state()).await;
+            self.advance(newest.map_err(|e| failed(self.engine.failed(e)))?);
+        }
         let mut rows = self.engine.start(session, plan).await.map_err(&failed)?;
         let mut options = WriteOptions::default();
         if self.model.materialization == Materialization::Incremental {
@@ -327,14 +411,7 @@ impl Work<'_> {
         let adds = writer.finish().await?;
         self.judge(&adds, |_| true).await?;
         let mut commit = self.commit(Operation::Overwrite, &adds, |_| true)?;
-        let metadata = self.table.metadata()?;
-        if self.table.schema()?.fields() != self.schema.fields() {
-            let columns: StructType = self.schema.as_ref().try_into_kernel().map_err(store)?;
-            let changed = metadata.with_schema(&columns);
-            commit.actions.push(Action::Metadata(
-                changed.map_err(|e| TableError::delta("change the columns of", self.table.name(), e.into()))?,
-            ));
-        }
+        commit.actions.extend(self.columns(&self.table, &self.schema)?);
         commit.actions.extend(self.table.removes(|_| false, self.now)?.into_iter().map(Action::Remove));
         commit.actions.extend(adds.into_iter().map(Action::Add));
         commit.metrics = json!({ "numOutputRows": written });

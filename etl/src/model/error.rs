@@ -177,6 +177,16 @@ pub enum ModelError {
         /// What is wrong.
         why: String,
     },
+    /// A model's `watermark` or `emit` has no meaning for it.
+    #[error("tell when the windows of `{model}` are final")]
+    Emission {
+        /// The model.
+        model: String,
+        /// Its file.
+        file: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
     /// A seed's file cannot be read as a table.
     #[error("load the seed `{seed}`")]
     Seed {
@@ -211,6 +221,7 @@ impl Explain for ModelError {
             Self::Seed { .. } => "M0030",
             Self::Rejected { .. } => "M0031",
             Self::Snapshot { .. } => "M0032",
+            Self::Emission { .. } => "M0040",
         }
     }
 
@@ -226,7 +237,8 @@ impl Explain for ModelError {
             Self::Input { file, .. }
             | Self::Sql { file, .. }
             | Self::Rejected { file, .. }
-            | Self::Snapshot { file, .. } => Some(file.display().to_string()),
+            | Self::Snapshot { file, .. }
+            | Self::Emission { file, .. } => Some(file.display().to_string()),
             Self::Seed { file, line, .. } => {
                 Some(line.map_or_else(|| file.display().to_string(), |line| format!("{}:{line}", file.display())))
             }
@@ -241,7 +253,7 @@ impl Explain for ModelError {
                 Some("there is no table that says which versions of its inputs it was made from".to_owned())
             }
             Self::Sql { source, .. } => source.why().or_else(|| Some(source.to_string())),
-            Self::Seed { why, .. } | Self::Snapshot { why, .. } => Some(why.clone()),
+            Self::Seed { why, .. } | Self::Snapshot { why, .. } | Self::Emission { why, .. } => Some(why.clone()),
             Self::Rejected { found, .. } => {
                 let told = |outcome: &CheckOutcome| {
                     let sample = outcome

@@ -5,8 +5,10 @@
 //! gives over its inputs, or does nothing if neither the plan nor an input has changed; [`load_seed`] does the same for a
 //! CSV file. A check is a SELECT that must come back empty. [`plan_all`]
 //! finds what is wrong with models without running any.
+mod append;
 mod build;
 mod check;
+mod emission;
 mod error;
 mod identity;
 pub mod incremental;

@@ -15,8 +15,9 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, ExprSchemable as _, LogicalPlan};
 
+use super::emission::Emission;
 use super::error::ModelProblem;
-use super::incremental::volatile;
+use super::incremental::{timed, volatile};
 use super::project::{Materialization, Model, Project, config_place, nearest};
 use super::seed;
 use super::snapshot;
@@ -66,6 +67,15 @@ pub async fn plan_all(engine: &Engine, project: &Project) -> Result<Plans> {
         let Some((pinned, given)) = inputs(reads, &outside, &known) else { continue };
         match plan(engine, model.select(), pinned, given).await {
             Ok(plan) => {
+                if Emission::read(&model.config).is_ok_and(|emission| emission.lateness.is_some())
+                    && timed(&plan).is_none()
+                {
+                    plans.problems.push(
+                        ModelProblem::new(&model.file, "`watermark` has no windows to be of")
+                            .why("its SELECT does not end in a GROUP BY with `tumble`, `hop` or `session`")
+                            .fix("let a model of its own group by the window, or take `watermark` out"),
+                    );
+                }
                 let schema = storable(plan.schema().as_arrow());
                 if let Some(failure) = unfit(&schema, model.materialization) {
                     plans.problems.push(project.place(model, failure));
@@ -205,7 +215,8 @@ async fn plan(engine: &Engine, sql: &str, pinned: Pinned, given: Given) -> Resul
     let session = engine.planning_session(pinned, given);
     let state = session.context().state();
     let statement = crate::engine::parse(sql).map_err(|error| explain(&error, None, &state))?;
-    let plan = state.statement_to_plan(statement).await.map_err(|error| explain(&error, None, &state))?;
+    let plan =
+        crate::engine::window::planned(&state, statement).await.map_err(|error| explain(&error, None, &state))?;
     // Types are only looked at once the plan is complete.
     let checked = state.analyzer().execute_and_check(plan.clone(), state.config_options(), |_, _| {});
     checked.map_err(|error| explain(&error, Some(&plan), &state))?;
@@ -217,6 +228,12 @@ fn explain(error: &DataFusionError, plan: Option<&LogicalPlan>, state: &SessionS
     let said = root.strip_backtrace();
     let mut failure = Failure::new(sentence(&said));
     failure.span = error.diagnostic().and_then(|diagnostic| diagnostic.span);
+    if let DataFusionError::External(ours) = root
+        && let Some(ours) = ours.downcast_ref::<crate::Error>()
+    {
+        failure.what = format!("it cannot {ours}");
+        failure.why = ours.why();
+    }
     if let DataFusionError::SchemaError(schema, _) = root {
         of_schema(schema, &mut failure);
     } else if let Some(name) = quoted_after(&said, "Invalid function ") {

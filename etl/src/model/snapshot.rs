@@ -356,7 +356,7 @@ impl Work<'_> {
     async fn rows(&self, sql: &str, given: &Given) -> Result<crate::engine::Rows> {
         let session: Session = self.engine.planning_session(Arc::clone(&self.pinned), given.clone());
         let statement = crate::engine::parse(sql).map_err(|e| self.engine.failed(e))?;
-        let planned = session.context().state().statement_to_plan(statement).await;
+        let planned = crate::engine::window::planned(&session.context().state(), statement).await;
         let plan = planned.map_err(|e| self.in_sql(self.engine.failed(e)))?;
         self.engine.start(session, plan).await.map_err(|e| self.in_sql(e))
     }

@@ -282,8 +282,9 @@ async fn an_event_in_the_year_2500_stops_no_model_and_is_found_by_a_check() {
     let lake = Lake::build(&landed, &[], 1, &[]).await;
 
     assert_eq!(lake.rows("fact_session", &["user_id"]).await.len(), 2);
-    assert_eq!(lake.rows("registration_windows", &["window_type"]).await.len(), 5);
-    assert_eq!(lake.rows("session_durations", &["sessions"]).await.len(), 1);
+    // One hour and four sliding ones for each of the two.
+    assert_eq!(lake.rows("registration_windows", &["window_type"]).await.len(), 10);
+    assert_eq!(lake.rows("session_durations", &["sessions"]).await.len(), 2);
     assert_eq!(lake.check("event_times_have_windows").await.len(), 1);
 }
 

@@ -19,6 +19,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde_json::Value;
+use tidemill_etl::engine::window::plan;
 use tidemill_etl::generate::shoppers::{Event, EventKind};
 use tidemill_etl::model::Project;
 
@@ -95,6 +96,7 @@ impl Lake {
         let context =
             SessionContext::new_with_config(SessionConfig::new().with_target_partitions(3).with_batch_size(1_000));
         let mut rng = StdRng::seed_from_u64(shuffle);
+        tidemill_etl::engine::function::register(&context, "");
         for schema in ["bronze", "silver", "gold"] {
             context.sql(&format!("CREATE SCHEMA {schema}")).await.unwrap();
         }
@@ -106,7 +108,8 @@ impl Lake {
 
         let project = project(vars);
         for model in project.order(&["consumer_segmentation".to_owned()]).unwrap() {
-            let frame = context.sql(&model.sql).await.unwrap_or_else(|error| panic!("{}: {error}", model.name));
+            let plan = plan(&context, &model.sql).await.unwrap_or_else(|error| panic!("{}: {error}", model.name));
+            let frame = context.execute_logical_plan(plan).await.unwrap();
             let table = collect(frame, &model.name).await;
             context.register_table(model.table.to_string(), Arc::new(table)).unwrap();
         }

@@ -120,12 +120,15 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    pub(crate) async fn new(lake: &Lake, name: &str, random: &mut StdRng) -> Self {
+    pub(crate) async fn new(lake: &Lake, name: &str, generation: u32, random: &mut StdRng) -> Self {
         let mut columns =
             vec![("id".to_owned(), Kind::Int), ("k".to_owned(), Kind::Small), ("w".to_owned(), Kind::Text)];
         let more = [Kind::Small, Kind::Int, Kind::Text, Kind::Dec, Kind::Float, Kind::Bool, Kind::Time, Kind::List];
         for n in 0..random.random_range(2..7) {
             columns.push((format!("x{n}"), *more.choose(random).unwrap()));
+        }
+        if generation > 1 {
+            columns.push(("at".to_owned(), Kind::Time));
         }
         let images = random.random();
         let properties: &[(&str, &str)] = if images { &[("delta.enableChangeDataFeed", "true")] } else { &[] };

@@ -29,20 +29,45 @@ fn asked(name: &str, otherwise: u64) -> u64 {
     std::env::var_os(name).and_then(|text| text.into_string().ok()?.parse().ok()).unwrap_or(otherwise)
 }
 
-/// Seeds that failed once, the newest first; then ever new ones.
-fn seeds() -> Vec<u64> {
-    if let Some(seed) = std::env::var_os("TIDEMILL_MODEL_SEED") {
-        return vec![seed.into_string().unwrap().parse().unwrap()];
+/// What a world is made from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seed {
+    /// Which tables and SELECTs there can be: 2 has windows over event time.
+    pub(crate) generation: u32,
+    pub(crate) seed: u64,
+}
+
+/// The newest generation.
+const GENERATION: u32 = 2;
+
+impl Seed {
+    /// `2:8131`; without a generation, the first.
+    fn read(text: &str) -> Option<Self> {
+        let (generation, seed) = text.trim().split_once(':').unwrap_or(("1", text.trim()));
+        Some(Self { generation: generation.parse().ok()?, seed: seed.parse().ok()? })
     }
-    let kept = KEPT.lines().rev().filter_map(|line| line.split('#').next()?.trim().parse().ok());
-    let fresh = (0..100_000).map(|_| RandomState::new().build_hasher().finish());
+}
+
+impl std::fmt::Display for Seed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.generation, self.seed)
+    }
+}
+
+/// Seeds that failed once, the newest first; then ever new ones.
+fn seeds() -> Vec<Seed> {
+    if let Some(seed) = std::env::var_os("TIDEMILL_MODEL_SEED") {
+        return vec![Seed::read(&seed.into_string().unwrap()).unwrap()];
+    }
+    let kept = KEPT.lines().rev().filter_map(|line| Seed::read(line.split('#').next()?));
+    let fresh = (0..100_000).map(|_| Seed { generation: GENERATION, seed: RandomState::new().build_hasher().finish() });
     kept.chain(fresh).collect()
 }
 
 /// What became of one world.
 type Lived = (u64, BTreeMap<String, u64>);
 
-async fn lived(seed: u64, cuts: u64, until: Instant) -> Lived {
+async fn lived(seed: Seed, cuts: u64, until: Instant) -> Lived {
     let mut world = World::new(seed, MODELS).await;
     let mut done = 0;
     for cut in 0..cuts {
@@ -67,7 +92,7 @@ async fn incremental_tables_equal_full_ones_after_every_cut() {
     let mut seeds = seeds().into_iter().take(worlds);
     let (mut compared, mut tried, mut failed) = (0, 0, Vec::new());
     let mut classes: BTreeMap<String, u64> = BTreeMap::new();
-    let mut running: JoinSet<(u64, Result<Lived, tokio::task::JoinError>)> = JoinSet::new();
+    let mut running: JoinSet<(Seed, Result<Lived, tokio::task::JoinError>)> = JoinSet::new();
     loop {
         while running.len() < 2
             && Instant::now() < until
@@ -78,7 +103,7 @@ async fn incremental_tables_equal_full_ones_after_every_cut() {
         }
         let Some(ended) = running.join_next().await else { break };
         match ended.unwrap() {
-            (seed, Err(_)) => failed.push(seed),
+            (seed, Err(_)) => failed.push(seed.to_string()),
             (_, Ok((done, counted))) => {
                 compared += done;
                 for (class, times) in counted {

@@ -26,6 +26,8 @@ pub(crate) struct Maker<'a> {
     pub(crate) random: &'a mut StdRng,
     pub(crate) sources: &'a [Source],
     pub(crate) names: u32,
+    /// Which SELECTs there are: seeds of before mean what they meant.
+    pub(crate) generation: u32,
 }
 
 impl Maker<'_> {
@@ -85,7 +87,9 @@ impl Maker<'_> {
         if depth == 0 {
             return self.source();
         }
-        match self.random.random_range(0..22) {
+        let kinds = if self.generation > 1 { 30 } else { 22 };
+        match self.random.random_range(0..kinds) {
+            22.. => self.in_windows(depth),
             0..3 => self.filtered(depth),
             3..5 => self.projected(depth),
             5..7 => self.united(depth),
@@ -308,6 +312,67 @@ impl Maker<'_> {
             String::new()
         };
         let sql = format!("SELECT {} FROM ({}) {alias} GROUP BY {}{having}", exprs.join(", "), from.sql, by.join(", "));
+        Select { sql, columns, ties: from.ties }
+    }
+
+    /// Groups by windows over event time, of all three kinds.
+    fn in_windows(&mut self, depth: u32) -> Select {
+        let from = self.select(depth - 1);
+        let Some((time, _)) = self.of(&from.columns, &[Kind::Time]) else { return self.aggregated(depth) };
+        let alias = self.alias();
+        let interval = |text: &str| format!("INTERVAL '{text}'");
+        let window = match self.random.random_range(0..3) {
+            0 => {
+                let size = *["1 minute", "10 minutes", "1 hour", "1 day"].choose(self.random).unwrap();
+                format!("tumble({alias}.{time}, {})", interval(size))
+            }
+            1 => {
+                let pairs = [
+                    ("10 minutes", "30 minutes"),
+                    ("20 minutes", "30 minutes"),
+                    ("1 hour", "10 minutes"),
+                    ("1 minute", "7 minutes"),
+                ];
+                let (slide, size) = *pairs.choose(self.random).unwrap();
+                format!("hop({alias}.{time}, {}, {})", interval(slide), interval(size))
+            }
+            _ => {
+                let gap = *["10 seconds", "2 minutes", "10 minutes", "1 hour"].choose(self.random).unwrap();
+                format!("session({alias}.{time}, {})", interval(gap))
+            }
+        };
+        let mut groups = vec![window];
+        let (mut exprs, mut columns) = (Vec::new(), Vec::new());
+        for (name, shown) in [("window_start", "ws"), ("window_end", "we")] {
+            if self.random.random_bool(0.8) {
+                exprs.push(format!("{name} AS {shown}"));
+                columns.push((shown.to_owned(), Kind::Time));
+            }
+        }
+        for n in 0..self.random.random_range(0..3) {
+            let Some((name, kind)) = self.key(&from.columns) else { break };
+            let key = format!("{alias}.{name}");
+            if groups.contains(&key) {
+                continue;
+            }
+            if self.random.random_bool(0.8) {
+                exprs.push(format!("{key} AS g{n}"));
+                columns.push((format!("g{n}"), kind));
+            }
+            groups.push(key);
+        }
+        for n in 0..self.random.random_range(1..4) {
+            let (call, kind) = self.aggregate(&from.columns);
+            exprs.push(format!("{call} AS a{n}"));
+            columns.push((format!("a{n}"), kind));
+        }
+        let having = match self.random.random_range(0..8) {
+            0 => format!(" HAVING count(*) > {}", self.random.random_range(0..3)),
+            1 => " HAVING date_part('minute', window_end) < 45".to_owned(),
+            _ => String::new(),
+        };
+        let sql =
+            format!("SELECT {} FROM ({}) {alias} GROUP BY {}{having}", exprs.join(", "), from.sql, groups.join(", "));
         Select { sql, columns, ties: from.ties }
     }
 

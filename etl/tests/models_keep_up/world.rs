@@ -16,11 +16,12 @@ use tidemill_etl::model::incremental::{explain, verify};
 use tidemill_etl::model::{Built, Project, build};
 use tidemill_etl::table::{Lake, S3Settings};
 
+use super::Seed;
 use super::inputs::{Input, NOW};
 use super::selects::{Maker, Source};
 
 pub(crate) struct World {
-    seed: u64,
+    seed: Seed,
     random: StdRng,
     folder: tempfile::TempDir,
     lake: Lake,
@@ -64,13 +65,13 @@ impl<F: Future> Future for Cut<F> {
 }
 
 impl World {
-    pub(crate) async fn new(seed: u64, models: usize) -> Self {
+    pub(crate) async fn new(Seed { generation, seed }: Seed, models: usize) -> Self {
         let mut random = StdRng::seed_from_u64(seed);
         let folder = tempfile::tempdir().unwrap();
         let (lake, engine) = open(folder.path());
         let mut inputs = Vec::new();
         for name in ["a", "b", "c"] {
-            inputs.push(Input::new(&lake, name, &mut random).await);
+            inputs.push(Input::new(&lake, name, generation, &mut random).await);
         }
         let mut sources: Vec<Source> = inputs
             .iter()
@@ -84,7 +85,7 @@ impl World {
         let mut names = 0;
         for n in 0..models {
             let depth = random.random_range(1..5);
-            let mut maker = Maker { random: &mut random, sources: &sources, names };
+            let mut maker = Maker { random: &mut random, sources: &sources, names, generation };
             let select = maker.select(depth);
             names = maker.names;
             let name = format!("m{n}");
@@ -98,7 +99,7 @@ impl World {
         let project = Project::load(&folder.path().join("sql"), &serde_json::Map::new())
             .unwrap_or_else(|e| panic!("seed {seed}: {e:?}"));
         Self {
-            seed,
+            seed: Seed { generation, seed },
             random,
             folder,
             lake,

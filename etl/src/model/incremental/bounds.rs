@@ -7,23 +7,21 @@ use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::{Expr, ExprSchemable as _, lit};
 
 use super::restrict::Keys;
+use crate::engine::window::{Call, call_of, gap, plus};
 
 /// A condition that every row of `schema` passes whose `exprs` are among `keys`; `None` if none is known.
 pub(super) fn bounded(exprs: &[Expr], keys: &Keys, schema: &DFSchema) -> Option<Expr> {
-    let small = keys.kept.small.as_ref()?;
-    let conditions =
-        exprs.iter().zip(&keys.at).filter_map(|(expr, at)| between(expr, small.columns().get(*at)?, schema));
+    let conditions = exprs.iter().zip(&keys.at).filter_map(|(expr, at)| between(expr, keys.kept.ends(*at)?, schema));
     conditions.reduce(Expr::and)
 }
 
-fn between(expr: &Expr, keys: &ArrayRef, schema: &DFSchema) -> Option<Expr> {
-    let (low, high) = ends(keys)?;
+fn between(expr: &Expr, (low, high, nulls): (ScalarValue, ScalarValue, bool), schema: &DFSchema) -> Option<Expr> {
     match expr {
         Expr::Column(_) => {
             let inside = expr.clone().gt_eq(lit(low)).and(expr.clone().lt_eq(lit(high)));
-            Some(if keys.null_count() > 0 { inside.or(expr.clone().is_null()) } else { inside })
+            Some(if nulls { inside.or(expr.clone().is_null()) } else { inside })
         }
-        _ if keys.null_count() > 0 => None,
+        _ if nulls => None,
         // A day begins at its midnight.
         Expr::Cast(cast) if cast.field.data_type() == &DataType::Date32 => {
             let column = cast.expr.as_ref();
@@ -42,7 +40,27 @@ fn between(expr: &Expr, keys: &ArrayRef, schema: &DFSchema) -> Option<Expr> {
             let Expr::Column(_) = column else { return None };
             (column.get_type(schema).ok()? == low.data_type()).then(|| column.clone().gt_eq(lit(low)))
         }
+        Expr::ScalarFunction(_) => {
+            let (column, size) = tumbling(expr, schema)?;
+            let Expr::Column(_) = column else { return None };
+            Some(spanning(column, low, &high, size))
+        }
         _ => None,
+    }
+}
+
+/// The time that a tumbling window is of, and its size in the unit of timestamps.
+fn tumbling<'e>(expr: &'e Expr, schema: &DFSchema) -> Option<(&'e Expr, i64)> {
+    let (Call::Tumble, [time, size]) = call_of(expr)? else { return None };
+    Some((time, gap(&time.get_type(schema).ok()?, size)?))
+}
+
+/// `time` is in a window of this size that starts from `low` to `high`.
+pub(super) fn spanning(time: &Expr, low: ScalarValue, high: &ScalarValue, size: i64) -> Expr {
+    let from = time.clone().gt_eq(lit(low));
+    match plus(high, size) {
+        Some(end) => from.and(time.clone().lt(lit(end))),
+        None => from,
     }
 }
 

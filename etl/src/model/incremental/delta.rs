@@ -13,6 +13,7 @@
 //! | `L` left, semi or anti join `R` | `ΔL ⟕ R₁ + (L₀ ⋉ K) ⟕ R₁ − (L₀ ⋉ K) ⟕ R₀`, `K` the join keys in `ΔR` |
 //! | `L` full join `R` | `(L₁ ⋉ K) ⟗ (R₁ ⋉ K) − (L₀ ⋉ K) ⟗ (R₀ ⋉ K)`, `K` the join keys in `ΔL` and `ΔR` |
 //! | aggregate, window over `P` by `k` | `A(P₁ ⋉ K) − A(P₀ ⋉ K)`, `K` the values of `k` in `ΔP` |
+//! | aggregate over `P` by session and `k` | the same, `K` the spans of time by `k` that `ΔP` touches: `sessions` |
 //!
 //! Keys are equal as groups are: NULL is a key like any other.
 use std::collections::BTreeMap;
@@ -36,6 +37,7 @@ use super::input::Input;
 use super::proof::keyable;
 use super::restrict::{Keys, restrict};
 use super::scratch::{Kept, Scratch, named};
+use super::sessions::sessions;
 use crate::table::TableName;
 
 /// The name of the weight's column.
@@ -179,6 +181,9 @@ impl Rules<'_> {
                 LogicalPlan::Union(union) => self.union(union).await,
                 LogicalPlan::Join(join) => self.join(join).await,
                 LogicalPlan::Aggregate(aggregate) => {
+                    if let Some(found) = sessions(aggregate) {
+                        return self.by_sessions(plan, aggregate, &found).await;
+                    }
                     let rebuilt = |input: LogicalPlan| {
                         let made = Aggregate::try_new(
                             Arc::new(input),
@@ -292,7 +297,7 @@ impl Rules<'_> {
         Ok(Delta::Rows { plan: unioned(parts)?, adds_only: all_add })
     }
 
-    fn alias(&mut self) -> String {
+    pub(super) fn alias(&mut self) -> String {
         self.aliases += 1;
         format!("__t{}", self.aliases)
     }
@@ -395,7 +400,12 @@ impl Rules<'_> {
     }
 
     /// `after` less `before`.
-    async fn difference(&mut self, before: LogicalPlan, after: LogicalPlan, like: &DFSchemaRef) -> Result<Delta, Stop> {
+    pub(super) async fn difference(
+        &mut self,
+        before: LogicalPlan,
+        after: LogicalPlan,
+        like: &DFSchemaRef,
+    ) -> Result<Delta, Stop> {
         let rows = unioned(vec![weighted(before, like, lit(-1_i64))?, weighted(after, like, lit(1_i64))?])?;
         if self.dry {
             return Ok(Delta::Rows { plan: rows, adds_only: false });
@@ -594,7 +604,7 @@ fn map(data_type: &DataType) -> bool {
 }
 
 /// All rows of plans with the same columns.
-fn unioned(mut parts: Vec<LogicalPlan>) -> Result<LogicalPlan, DataFusionError> {
+pub(super) fn unioned(mut parts: Vec<LogicalPlan>) -> Result<LogicalPlan, DataFusionError> {
     if parts.len() == 1
         && let Some(only) = parts.pop()
     {

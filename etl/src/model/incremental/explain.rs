@@ -154,7 +154,7 @@ async fn classified(
             let what = rules.steps.first().map(|step| step.what.clone()).unwrap_or_default();
             (Class::Combine, Some(format!("not row by row: `{what}` takes rows together")))
         }
-        Ok(Way::Rows(_) | Way::Keys { .. }) => {
+        Ok(Way::Rows(_) | Way::Keys { .. } | Way::Sessions { .. }) => {
             let why = match rules.steps.first() {
                 Some(step) => format!("not row by row: `{}` takes rows together", step.what),
                 None => "rows that went have to be taken out".to_owned(),

@@ -7,6 +7,7 @@
 mod apply;
 mod bounds;
 mod delta;
+mod emit;
 mod explain;
 mod input;
 mod normal;
@@ -15,6 +16,8 @@ mod prune;
 mod refresh;
 mod restrict;
 mod scratch;
+mod sessions;
+mod timed;
 mod verify;
 
 use std::fmt;
@@ -23,9 +26,11 @@ use serde::Serialize;
 
 pub(super) use apply::FILE_BYTES;
 pub use delta::KeyStep;
+pub(super) use emit::{Emitter, Since};
 pub use explain::{Explained, InputClass, Pending, explain};
 pub(super) use proof::volatile;
 pub(super) use refresh::{Reading, Refreshed, refresh};
+pub(super) use timed::{Timed, timed};
 pub use verify::{Verified, verify};
 
 /// How a change of the inputs becomes a change of the table, from the cheapest to the dearest.

@@ -45,7 +45,7 @@ const UNORDERED: &[&str] = &[
 /// Window functions that know rows by number: of rows with equal order keys, which is first matters.
 const BY_NUMBER: &[&str] = &["row_number", "ntile", "lag", "lead"];
 /// Window functions that are the same for all rows with equal order keys.
-const BY_PEERS: &[&str] = &["rank", "dense_rank", "percent_rank", "cume_dist"];
+const BY_PEERS: &[&str] = &["rank", "dense_rank", "percent_rank", "cume_dist", "session_start"];
 /// Window functions that take a row by its place in the frame.
 const BY_PLACE: &[&str] = &["first_value", "last_value", "nth_value"];
 

@@ -15,11 +15,13 @@ use deltalake::kernel::Action;
 use futures::TryStreamExt as _;
 
 use super::apply::{Applier, FILE_BYTES};
-use super::delta::{Delta, KeyStep, Rules, Stop};
+use super::delta::{Delta, KeyStep, Rules, Side, Stop};
 use super::input::Input;
 use super::proof::{digestible, keyable, repeatable, scans, volatile};
 use super::restrict::{outward, restrict};
 use super::scratch::{Kept, Scratch};
+use super::sessions::{Spans, sessions, within};
+use super::timed::{Timed, newest};
 use super::{Class, Refusal};
 use crate::engine::{Engine, Session};
 use crate::error::Result;
@@ -54,6 +56,10 @@ impl Reading {
         Ok(Self { session, plan, volatile, inexact })
     }
 
+    pub(in crate::model) fn state(&self) -> SessionState {
+        self.session.context().state()
+    }
+
     pub(in crate::model) fn plan(&self) -> &LogicalPlan {
         &self.plan
     }
@@ -71,11 +77,13 @@ pub(in crate::model) struct Refreshed {
     pub(in crate::model) came: u64,
     pub(in crate::model) went: u64,
     pub(in crate::model) steps: Vec<KeyStep>,
+    /// The newest event time of the rows that came, in microseconds, if it was asked for.
+    pub(in crate::model) newest: Option<i64>,
 }
 
 impl Refreshed {
     fn nothing(class: Class, steps: Vec<KeyStep>) -> Self {
-        Self { class, actions: Vec::new(), came: 0, went: 0, steps }
+        Self { class, actions: Vec::new(), came: 0, went: 0, steps, newest: None }
     }
 }
 
@@ -100,10 +108,21 @@ pub(super) enum Way {
     },
     /// The stored rows with these keys in these columns go; what the plan gives for them comes.
     Keys { keys: Kept, columns: Vec<usize> },
+    /// The stored rows whose keys and start lie in these spans go; these rows come.
+    Sessions {
+        /// The spans.
+        spans: Spans,
+        /// The columns that hold the keys.
+        columns: Vec<usize>,
+        /// The column that holds where a session starts.
+        start: usize,
+        /// The sessions within the spans as they are now.
+        come: LogicalPlan,
+    },
 }
 
 /// Computes the change of `table`, whose rows are `schema`'s, since the inputs' versions in `read`; a refusal says why it
-/// cannot be.
+/// cannot be. With `times`, how far they have come is told too.
 ///
 /// # Errors
 /// A failure of the storage. What fails while it is computed is a refusal too: computing it whole is the way out.
@@ -113,6 +132,7 @@ pub(in crate::model) async fn refresh(
     inputs: &BTreeMap<TableName, (Table, u64)>,
     table: &Table,
     schema: &SchemaRef,
+    times: Option<&Timed>,
     now: DateTime<Utc>,
 ) -> Result<Result<Refreshed, Refusal>> {
     let inexact = match &reading.inexact {
@@ -149,40 +169,13 @@ pub(in crate::model) async fn refresh(
         aliases: 0,
     };
     let done = async {
-        let way = choose(&mut rules, &reading.plan, schema, &inexact).await?;
-        let steps = std::mem::take(&mut rules.steps);
-        let mut class = Class::AffectedKeys;
-        let delta = match way {
-            Way::Nothing => return Ok(Refreshed::nothing(Class::Nothing, steps)),
-            Way::Append(plan) => return append(&state, plan, table, schema, now, steps).await,
-            Way::Rows(plan) => {
-                let mut keeping = scratch.begin(&with_weight(schema));
-                gather(&state, plan, schema, None, &mut keeping).await?;
-                keeping.done()?
-            }
-            Way::Combine { keys, columns, part, how } => {
-                class = Class::Combine;
-                let mut keeping = scratch.begin(&with_weight(schema));
-                let stored = stored_rows(&state, table, schema, &columns, &keys)?;
-                gather(&state, stored.clone(), schema, Some(-1), &mut keeping).await?;
-                gather(&state, merged(stored, part, schema, &how)?, schema, Some(1), &mut keeping).await?;
-                keeping.done()?
-            }
-            Way::Keys { keys, columns } => {
-                let mut keeping = scratch.begin(&with_weight(schema));
-                let stored = stored_rows(&state, table, schema, &columns, &keys)?;
-                gather(&state, stored, schema, Some(-1), &mut keeping).await?;
-                let outputs: Vec<Column> = reading.plan.schema().columns();
-                let exprs: Vec<Expr> =
-                    columns.iter().filter_map(|at| outputs.get(*at)).cloned().map(Expr::Column).collect();
-                let after = rules.restricted(&reading.plan, &exprs, &keys)?;
-                gather(&state, after, schema, Some(1), &mut keeping).await?;
-                keeping.done()?
-            }
-        };
-        let applied = Applier { engine, table, schema, scratch: &scratch, now }.apply(&delta).await?;
-        let (came, went) = (applied.came, applied.went);
-        Ok(Refreshed { class, actions: applied.actions, came, went, steps })
+        let mut refreshed = Box::pin(computed(engine, reading, &mut rules, table, schema, &inexact, now)).await?;
+        if let Some(times) = times
+            && let Some(came) = rules.came(&times.rows).await?
+        {
+            refreshed.newest = newest(&state, came, &times.time).await?;
+        }
+        Ok(refreshed)
     };
     match done.await {
         Ok(refreshed) => Ok(Ok(refreshed)),
@@ -195,6 +188,61 @@ pub(in crate::model) async fn refresh(
     }
 }
 
+async fn computed(
+    engine: &Engine,
+    reading: &Reading,
+    rules: &mut Rules<'_>,
+    table: &Table,
+    schema: &SchemaRef,
+    inexact: &[bool],
+    now: DateTime<Utc>,
+) -> Result<Refreshed, Stop> {
+    let (state, scratch) = (rules.state.clone(), rules.scratch);
+    let way = choose(rules, &reading.plan, schema, inexact).await?;
+    let steps = std::mem::take(&mut rules.steps);
+    let mut class = Class::AffectedKeys;
+    let delta = match way {
+        Way::Nothing => return Ok(Refreshed::nothing(Class::Nothing, steps)),
+        Way::Append(plan) => return append(&state, plan, table, schema, now, steps).await,
+        Way::Rows(plan) => {
+            let mut keeping = scratch.begin(&with_weight(schema));
+            gather(&state, plan, schema, None, &mut keeping).await?;
+            keeping.done()?
+        }
+        Way::Combine { keys, columns, part, how } => {
+            class = Class::Combine;
+            let mut keeping = scratch.begin(&with_weight(schema));
+            let stored = stored_rows(&state, table, schema, &columns, &keys)?;
+            gather(&state, stored.clone(), schema, Some(-1), &mut keeping).await?;
+            gather(&state, merged(stored, part, schema, &how)?, schema, Some(1), &mut keeping).await?;
+            keeping.done()?
+        }
+        Way::Sessions { spans, columns, start, come } => {
+            let mut keeping = scratch.begin(&with_weight(schema));
+            let (stored, mut exprs) = stored(&state, table, schema, &[columns, vec![start]].concat())?;
+            let Some(start) = exprs.pop() else { return Ok(Refreshed::nothing(class, steps)) };
+            let gone = within(&stored, &exprs, &start, &spans, "__sk")?;
+            gather(&state, gone, schema, Some(-1), &mut keeping).await?;
+            gather(&state, come, schema, Some(1), &mut keeping).await?;
+            keeping.done()?
+        }
+        Way::Keys { keys, columns } => {
+            let mut keeping = scratch.begin(&with_weight(schema));
+            let stored = stored_rows(&state, table, schema, &columns, &keys)?;
+            gather(&state, stored, schema, Some(-1), &mut keeping).await?;
+            let outputs: Vec<Column> = reading.plan.schema().columns();
+            let exprs: Vec<Expr> =
+                columns.iter().filter_map(|at| outputs.get(*at)).cloned().map(Expr::Column).collect();
+            let after = rules.restricted(&reading.plan, &exprs, &keys)?;
+            gather(&state, after, schema, Some(1), &mut keeping).await?;
+            keeping.done()?
+        }
+    };
+    let applied = Applier { engine, table, schema, scratch, now }.apply(&delta).await?;
+    let (came, went) = (applied.came, applied.went);
+    Ok(Refreshed { class, actions: applied.actions, came, went, steps, newest: None })
+}
+
 /// Chooses by what the change is, and by what the plan's top shows of its keys.
 pub(super) async fn choose(
     rules: &mut Rules<'_>,
@@ -203,6 +251,14 @@ pub(super) async fn choose(
     inexact: &[bool],
 ) -> Result<Way, Stop> {
     if let Some(top) = top(plan, schema)? {
+        if let LogicalPlan::Aggregate(aggregate) = &top.node
+            && let Some(sessions) = sessions(aggregate)
+            && let Some((columns, start)) = sessions.shown(&top.columns)
+        {
+            let Some(spans) = rules.spans(&top.node, &sessions).await? else { return Ok(Way::Nothing) };
+            let rows = rules.spanned(aggregate, &sessions, &spans, Side::New)?;
+            return Ok(Way::Sessions { come: over(plan, rows)?, spans, columns, start });
+        }
         let Delta::Rows { plan: rows, adds_only } = rules.delta(&top.base).await? else { return Ok(Way::Nothing) };
         let keys = rules.keys(rows.clone(), &top.keys).await?;
         rules.note(&top.node, &top.keys, &keys);
@@ -263,6 +319,7 @@ fn mergeable(plan: &LogicalPlan, top: &Top, schema: &SchemaRef) -> Option<Vec<Me
         return None;
     }
     let columns = aggregate.schema.columns();
+    let groups = columns.get(..aggregate.group_expr.len())?;
     let fields = plan.schema().fields();
     let mut how = Vec::new();
     for (at, expr) in &top.traced {
@@ -270,6 +327,14 @@ fn mergeable(plan: &LogicalPlan, top: &Top, schema: &SchemaRef) -> Option<Vec<Me
         // What is stored must be the very value.
         if schema.fields().get(*at)?.data_type() != field.data_type() {
             return None;
+        }
+        // What is made of the keys alone, as `window_end`, is the same for both.
+        if !expr.column_refs().is_empty() && expr.column_refs().iter().all(|column| groups.contains(*column)) {
+            if !keyable(field.data_type()) {
+                return None;
+            }
+            how.push(Merge::Same);
+            continue;
         }
         let column = match expr {
             Expr::Column(column) => column,
@@ -285,11 +350,7 @@ fn mergeable(plan: &LogicalPlan, top: &Top, schema: &SchemaRef) -> Option<Vec<Me
             _ => return None,
         };
         let place = columns.iter().position(|known| known == column)?;
-        if place < aggregate.group_expr.len() {
-            how.push(Merge::Same);
-            continue;
-        }
-        let call = aggregate.aggr_expr.get(place - aggregate.group_expr.len())?;
+        let call = aggregate.aggr_expr.get(place.checked_sub(groups.len())?)?;
         let Expr::AggregateFunction(function) = call.clone().unalias_nested().data else { return None };
         let exact = !field.data_type().is_floating() && !function.params.distinct;
         how.push(match function.func.name() {
@@ -421,15 +482,25 @@ fn stored_rows(
     columns: &[usize],
     keys: &Kept,
 ) -> Result<LogicalPlan, DataFusionError> {
+    let (scan, exprs) = stored(state, table, schema, columns)?;
+    let keys = super::restrict::Keys { kept: keys.clone(), alias: "__sk".to_owned(), at: (0..exprs.len()).collect() };
+    restrict(&scan, &exprs, &keys)
+}
+
+/// The stored rows, and some of their columns.
+fn stored(
+    state: &SessionState,
+    table: &Table,
+    schema: &SchemaRef,
+    columns: &[usize],
+) -> Result<(LogicalPlan, Vec<Expr>), DataFusionError> {
     let provider = table.provider(state).map_err(|e| DataFusionError::External(Box::new(e)))?;
     let scan = LogicalPlanBuilder::scan("__stored", provider_as_source(provider), None)?.build()?;
     let column = |name: &str| Expr::Column(Column::new(Some(TableReference::bare("__stored")), name));
     let exprs: Vec<Expr> =
         columns.iter().filter_map(|at| schema.fields().get(*at)).map(|field| column(field.name())).collect();
     let all: Vec<Expr> = schema.fields().iter().map(|field| column(field.name())).collect();
-    let scan = LogicalPlanBuilder::from(scan).project(all)?.build()?;
-    let keys = super::restrict::Keys { kept: keys.clone(), alias: "__sk".to_owned(), at: (0..exprs.len()).collect() };
-    restrict(&scan, &exprs, &keys)
+    Ok((LogicalPlanBuilder::from(scan).project(all)?.build()?, exprs))
 }
 
 /// Runs `plan` and gathers its rows in the stored columns, with `weight` or with the weight that they have.
@@ -476,5 +547,5 @@ async fn append(
     }
     let came = writer.rows();
     let actions = writer.finish().await.map_err(outer)?.into_iter().map(Action::Add).collect();
-    Ok(Refreshed { class: Class::RowWise, actions, came, went: 0, steps })
+    Ok(Refreshed { class: Class::RowWise, actions, came, went: 0, steps, newest: None })
 }

@@ -5,6 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, JoinType};
 use datafusion::error::Result;
@@ -12,10 +13,11 @@ use datafusion::logical_expr::{
     Aggregate, Expr, ExprSchemable as _, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, Union, Window,
 };
 
-use super::bounds::bounded;
+use super::bounds::{bounded, spanning};
 use super::delta::semi;
 use super::proof::keyable;
 use super::scratch::Kept;
+use crate::engine::window::{Under, plus, under};
 
 /// Some columns of a kept set of keys.
 #[derive(Clone)]
@@ -120,7 +122,11 @@ fn aggregated(aggregate: &Aggregate, exprs: &[Expr], keys: &Keys) -> Result<Opti
     }
     // A key made of nothing but group columns takes a group whole or not at all.
     let groups = aggregate.schema.columns().into_iter().zip(aggregate.group_expr.iter().cloned()).collect();
+    let outer = exprs;
     let Some(exprs) = replaced(exprs, &groups)? else { return Ok(None) };
+    if let Some(plan) = by_window(aggregate, outer, &exprs, keys)? {
+        return Ok(Some(plan));
+    }
     let input = restrict(&aggregate.input, &exprs, keys)?;
     let made = Aggregate::try_new_with_schema(
         Arc::new(input),
@@ -129,6 +135,71 @@ fn aggregated(aggregate: &Aggregate, exprs: &[Expr], keys: &Keys) -> Result<Opti
         Arc::clone(&aggregate.schema),
     )?;
     Ok(Some(LogicalPlan::Aggregate(made)))
+}
+
+/// Groups of hopping windows or sessions: their start is no value of a row, but says between which times the rows are.
+/// The keys are joined to the groups.
+fn by_window(aggregate: &Aggregate, outer: &[Expr], exprs: &[Expr], keys: &Keys) -> Result<Option<LogicalPlan>> {
+    let Some((found, by)) = under(&aggregate.input)? else { return Ok(None) };
+    let start = Expr::Column(found.column());
+    let inner: Vec<Expr> = exprs.iter().map(|expr| by.replaced(expr)).collect::<Result<_>>()?;
+    let (of_window, others): (Vec<usize>, Vec<usize>) = (0..inner.len())
+        .partition(|at| inner.get(*at).is_some_and(|expr| expr.column_refs().contains(&found.column())));
+    if of_window.is_empty() {
+        return Ok(None);
+    }
+    let ends = of_window
+        .iter()
+        .find(|at| inner.get(**at) == Some(&start))
+        .and_then(|at| keys.kept.ends(*keys.at.get(*at)?))
+        .filter(|(low, _, nulls)| !nulls && matches!(low.data_type(), DataType::Timestamp(_, _)));
+    let mut input = aggregate.input.as_ref().clone();
+    if let Some((low, high, _)) = ends {
+        let condition = match &found {
+            Under::Hop(hop) => Some(spanning(&hop.time, low, &high, hop.size)),
+            // What is cut off a session that began before then starts before any of the keys.
+            Under::Session(_) => found.session().and_then(|(time, gap)| {
+                Some(time.gt_eq(datafusion::logical_expr::lit(plus(&low, gap.checked_neg()?)?)))
+            }),
+        };
+        if let Some(condition) = condition {
+            input = narrowed(&input, &condition)?;
+        }
+    }
+    if !others.is_empty() {
+        let exprs: Vec<Expr> = others.iter().filter_map(|at| exprs.get(*at)).cloned().collect();
+        input = restrict(&input, &exprs, &keys.part(&others, "w"))?;
+    }
+    let made = Aggregate::try_new_with_schema(
+        Arc::new(input),
+        aggregate.group_expr.clone(),
+        aggregate.aggr_expr.clone(),
+        Arc::clone(&aggregate.schema),
+    )?;
+    semi(LogicalPlan::Aggregate(made), outer, keys).map(Some)
+}
+
+/// The plan with a condition on the rows that its window is over.
+pub(super) fn narrowed(plan: &LogicalPlan, condition: &Expr) -> Result<LogicalPlan> {
+    let filtered = |rows: &LogicalPlan| {
+        Ok::<_, datafusion::error::DataFusionError>(LogicalPlan::Filter(Filter::try_new(
+            condition.clone(),
+            Arc::new(rows.clone()),
+        )?))
+    };
+    let input = match plan {
+        LogicalPlan::Window(window) => filtered(&window.input)?,
+        LogicalPlan::Unnest(unnest) => {
+            let LogicalPlan::Projection(listed) = unnest.input.as_ref() else { return Ok(plan.clone()) };
+            let rows = filtered(&listed.input)?;
+            LogicalPlan::Projection(Projection::try_new(listed.expr.clone(), Arc::new(rows))?)
+        }
+        other => match other.inputs().first() {
+            Some(below) => narrowed(below, condition)?,
+            None => return Ok(plan.clone()),
+        },
+    };
+    plan.with_new_exprs(plan.expressions(), vec![input])
 }
 
 fn windowed(window: &Window, exprs: &[Expr], keys: &Keys) -> Result<Option<LogicalPlan>> {

@@ -3,9 +3,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use arrow::array::RecordBatch;
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::array::{Array as _, AsArray as _, RecordBatch};
+use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
+use datafusion::common::ScalarValue;
 use datafusion::dataframe::DataFrame;
 use datafusion::datasource::MemTable;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
@@ -16,6 +17,8 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder};
 use futures::TryStreamExt as _;
 use parquet::arrow::ArrowWriter;
+
+use crate::engine::window::time_of;
 
 /// What is no more than this stays in memory.
 const SMALL: usize = 1 << 20;
@@ -38,6 +41,10 @@ pub(super) struct Kept {
     pub(super) rows: u64,
     /// The rows themselves, if they are few.
     pub(super) small: Option<RecordBatch>,
+    /// Of each column with timestamps, the first and the last, in its unit.
+    spans: Vec<Option<(i64, i64)>>,
+    /// Whether each column has NULLs.
+    nulls: Vec<bool>,
 }
 
 impl Kept {
@@ -49,6 +56,22 @@ impl Kept {
     /// It as a table.
     pub(super) fn provider(&self) -> Arc<dyn TableProvider> {
         Arc::clone(&self.provider)
+    }
+
+    /// The first and the last timestamp of a column, in its unit; `None` if it has none.
+    pub(super) fn span(&self, at: usize) -> Option<(i64, i64)> {
+        self.spans.get(at).copied().flatten()
+    }
+
+    /// The least and the greatest value of a column, and whether there are NULLs beside; `None` if they are not known.
+    pub(super) fn ends(&self, at: usize) -> Option<(ScalarValue, ScalarValue, bool)> {
+        let nulls = self.nulls.get(at).copied().unwrap_or(true);
+        if let Some((first, last)) = self.span(at) {
+            let data_type = self.schema().fields().get(at)?.data_type().clone();
+            return Some((time_of(&data_type, first).ok()?, time_of(&data_type, last).ok()?, nulls));
+        }
+        let (low, high) = super::bounds::ends(self.small.as_ref()?.columns().get(at)?)?;
+        Some((low, high, nulls))
     }
 
     /// Its columns.
@@ -66,6 +89,8 @@ pub(super) struct Keeping {
     held: Vec<RecordBatch>,
     bytes: usize,
     rows: u64,
+    spans: Vec<Option<(i64, i64)>>,
+    nulls: Vec<bool>,
 }
 
 impl Scratch {
@@ -78,6 +103,8 @@ impl Scratch {
         let name = |(at, field): (usize, &Arc<Field>)| Field::new(format!("c{at}"), field.data_type().clone(), true);
         let fields: Vec<Field> = schema.fields().iter().enumerate().map(name).collect();
         Keeping {
+            spans: vec![None; fields.len()],
+            nulls: vec![false; fields.len()],
             schema: Arc::new(Schema::new(fields)),
             path: self.folder.path().join(format!("{n}.parquet")),
             name: format!("__kept{n}"),
@@ -111,6 +138,17 @@ impl Keeping {
         }
         let batch = RecordBatch::try_new(Arc::clone(&self.schema), batch.columns().to_vec())?;
         self.rows += batch.num_rows() as u64;
+        for ((column, span), nulls) in batch.columns().iter().zip(&mut self.spans).zip(&mut self.nulls) {
+            *nulls |= column.null_count() > 0;
+            if let DataType::Timestamp(_, _) = column.data_type() {
+                let times = arrow::compute::cast(column, &DataType::Int64)?;
+                let times = times.as_primitive::<Int64Type>();
+                if let (Some(low), Some(high)) = (arrow::compute::min(times), arrow::compute::max(times)) {
+                    let (first, last) = span.unwrap_or((low, high));
+                    *span = Some((first.min(low), last.max(high)));
+                }
+            }
+        }
         self.bytes += batch.get_array_memory_size();
         if let Some(writer) = &mut self.writer {
             return write(writer, &batch);
@@ -130,7 +168,9 @@ impl Keeping {
         let Some(writer) = self.writer else {
             let batch = arrow::compute::concat_batches(&self.schema, &self.held)?;
             let provider = MemTable::try_new(self.schema, vec![vec![batch.clone()]])?;
-            return Ok(Kept { provider: Arc::new(provider), name: self.name, rows: self.rows, small: Some(batch) });
+            let small = Some(batch);
+            let (spans, nulls) = (self.spans, self.nulls);
+            return Ok(Kept { provider: Arc::new(provider), name: self.name, rows: self.rows, small, spans, nulls });
         };
         writer.close()?;
         let url = ListingTableUrl::parse(self.path.to_string_lossy())?;
@@ -138,7 +178,7 @@ impl Keeping {
             .with_listing_options(ListingOptions::new(Arc::new(ParquetFormat::new())))
             .with_schema(self.schema);
         let provider = Arc::new(ListingTable::try_new(config)?);
-        Ok(Kept { provider, name: self.name, rows: self.rows, small: None })
+        Ok(Kept { provider, name: self.name, rows: self.rows, small: None, spans: self.spans, nulls: self.nulls })
     }
 }
 

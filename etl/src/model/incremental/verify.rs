@@ -18,6 +18,7 @@ use super::scratch::{Keeping, Kept, Scratch};
 use crate::engine::{Engine, Rows, row_digest};
 use crate::error::Result;
 use crate::model::build::{opened, planned};
+use crate::model::emission::Emission;
 use crate::model::error::ModelError;
 use crate::model::project::{Materialization, Model, Project};
 use crate::table::{Table, TableName, storable, to_storable};
@@ -63,12 +64,17 @@ impl Verified {
 /// `other` gives the rows of the SELECT from elsewhere, over the newest versions of the inputs.
 ///
 /// # Errors
-/// [`ModelError::Unbuilt`] if there is no table or it does not say what it was made from; a
+/// [`ModelError::Unbuilt`] if there is no table or it does not say what it was made from; [`ModelError::Emission`] for one
+/// with `emit='append'`; a
 /// [`TableError`](crate::table::TableError) if one of those versions is gone.
 pub async fn verify(engine: &Engine, project: &Project, model: &Model, other: Option<Rows>) -> Result<Verified> {
     let unbuilt = || ModelError::Unbuilt { model: model.name.clone() };
     if matches!(model.materialization, Materialization::View | Materialization::Snapshot) {
         return Err(unbuilt().into());
+    }
+    if Emission::read(&model.config).is_ok_and(|emission| emission.append) {
+        let why = "it shows each window once, so its table depends on the order in which rows came".to_owned();
+        return Err(ModelError::Emission { model: model.name.clone(), file: model.file.clone(), why }.into());
     }
     let table = engine.lake().try_table(&model.table).await?.ok_or_else(unbuilt)?;
     let mut inputs: BTreeMap<TableName, Table> = BTreeMap::new();

@@ -8,6 +8,7 @@ use minijinja::value::Value;
 use minijinja::{Error, ErrorKind};
 use serde_json::Value as Json;
 
+use super::super::emission::Emission;
 use super::super::error::{ModelError, ModelProblem};
 use super::super::statement::other_than_select;
 use super::super::template::{
@@ -478,6 +479,10 @@ impl Survey<'_> {
             return;
         }
         let Some(materialization) = self.materialization(draft, &config) else { return };
+        if let Err((key, what)) = Emission::read(&config) {
+            self.problems.push(ModelProblem::new(&draft.file, what).maybe_span(config_place(&draft.authored, key)));
+            return;
+        }
         let unique_key = match config.get("unique_key") {
             None | Some(Json::Null) => Vec::new(),
             Some(value) => {

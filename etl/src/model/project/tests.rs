@@ -263,7 +263,10 @@ fn a_macro_of_another_file_is_called_with_what_stands_in_the_block() {
              {% macro wrapped(with='()') %}{{ with[0] }}{{ caller() | trim }}{{ with[1] }}{% endmacro %}\n\
              {% macro twice() %}{% set inner = caller() | trim %}{% call wrapped('[]') %}{{ inner }} + {{ inner }}{% endcall %}{% endmacro %}",
         ),
-        ("sql/macros/more.sql", "{% macro boxed() %}{% set inner = caller() %}{% call twice() %}{{ inner }}{% endcall %}{% endmacro %}"),
+        (
+            "sql/macros/more.sql",
+            "{% macro boxed() %}{% set inner = caller() %}{% call twice() %}{{ inner }}{% endcall %}{% endmacro %}",
+        ),
         (
             "sql/a.sql",
             "{% set ending = 'x' %}select {% call(name, at) each(['a', 'b']) %} {{ name }}_{{ ending }}{{ at }} {% endcall %},\n\
