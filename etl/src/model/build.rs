@@ -100,10 +100,18 @@ fn emission(model: &Model) -> Result<Emission> {
 }
 
 fn event_time(model: &Model, plan: &LogicalPlan) -> Result<Timed> {
-    timed(plan).ok_or_else(|| {
-        let why = "its SELECT does not end in a GROUP BY with `tumble`, `hop` or `session`".to_owned();
-        ModelError::Emission { model: model.name.clone(), file: model.file.clone(), why }.into()
-    })
+    timed(plan)
+        .ok_or_else(|| wrong_emission(model, "its SELECT does not end in a GROUP BY with `tumble`, `hop` or `session`"))
+}
+
+fn wrong_emission(model: &Model, why: &str) -> crate::Error {
+    ModelError::Emission { model: model.name.clone(), file: model.file.clone(), why: why.to_owned() }.into()
+}
+
+/// The versions that a build of `model` reads, as its progress.
+fn versions_read(model: &Model, inputs: &BTreeMap<TableName, Table>) -> Vec<(String, i64)> {
+    let version = |table: &Table| i64::try_from(table.version()).unwrap_or(i64::MAX);
+    inputs.iter().map(|(name, table)| (format!("{}/{name}", model.name), version(table))).collect()
 }
 
 /// Brings the table of `model` up to date, unless its plan and all its inputs are what it was made from.
@@ -145,10 +153,7 @@ async fn attempt(engine: &Engine, project: &Project, model: &Model, now: DateTim
         return Ok(Built::unchanged(model, None));
     }
     let inputs = opened(engine, project, model).await?;
-    let mut txns: Vec<(String, i64)> = inputs
-        .iter()
-        .map(|(name, table)| (format!("{}/{name}", model.name), i64::try_from(table.version()).unwrap_or(i64::MAX)))
-        .collect();
+    let mut txns = versions_read(model, &inputs);
     // A version without new rows (a fence, a checkpoint) is no change: what counts is which files there are.
     let contents = inputs.values().map(Table::contents).collect::<Result<Vec<_>>>()?;
     let incremental = model.materialization == Materialization::Incremental;
@@ -218,8 +223,7 @@ async fn attempt(engine: &Engine, project: &Project, model: &Model, now: DateTim
     };
     let reading = match reading {
         Kind::Whole(_, _) if emission.append => {
-            let why = "`emit='append'` is for models with `materialized='incremental'`".to_owned();
-            return Err(ModelError::Emission { model: model.name.clone(), file: model.file.clone(), why }.into());
+            return Err(wrong_emission(model, "`emit='append'` is for models with `materialized='incremental'`"));
         }
         Kind::Whole(session, plan) => return work.whole(session, *plan, None).await,
         Kind::Incremental(reading) => reading,
