@@ -1,7 +1,7 @@
 //! How fast the scheduler is where tasks do nothing: everything measured is its own work, durable, on real SQLite.
 //!
-//! `cargo bench -p tidemill-orchestrator [-- PART…]`; parts: `fan` (independent tasks), `chain`, `map`, `runs` (many runs of one task), and
-//! `past` (the same with a million runs in the history). Each figure is the median and the worst of five.
+//! `cargo bench -p tidemill-orchestrator [-- PART… NUMBER…]`; parts: `fan` (independent tasks), `chain`, `map`, `runs` (many runs of one task), and
+//! `past` (the same with so many runs in the history). Each figure is the median and the worst of five.
 #![expect(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark prints, and may fail")]
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -18,18 +18,13 @@ use tidemill_orchestrator::{
 use tokio_util::sync::CancellationToken;
 
 const TIMES: usize = 5;
-const PAST: i64 = 1_000_000;
 
 #[tokio::main]
 async fn main() {
     let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let wanted = |part: &str| asked.is_empty() || asked.iter().any(|word| word == part);
     if wanted("fan") {
-        let mut counts: Vec<usize> = asked.iter().filter_map(|word| word.parse().ok()).collect();
-        if counts.is_empty() {
-            counts = vec![200, 1_000, 5_000, 20_000];
-        }
-        for count in counts {
+        for count in numbers(&asked, &[200, 1_000, 5_000, 20_000]) {
             for slots in [32, 256] {
                 let took = repeat(|| one_run(fan(count), slots, None)).await;
                 rate(&format!("run of {count} tasks, {slots} slots"), count, &took);
@@ -51,26 +46,26 @@ async fn main() {
         rate("runs of one task", 500, &took);
     }
     if wanted("past") {
-        past().await;
+        past(&numbers(&asked, &[1_000, 1_000_000])).await;
     }
     FOLDERS.lock().unwrap().clear();
 }
 
-/// The same with nothing and with a million runs behind it.
-async fn past() {
-    let folder = tempfile::tempdir().unwrap();
-    let full = folder.path().join("full.db");
-    let begin = Instant::now();
-    fill(&full, PAST);
-    println!("{PAST} past runs made in {:.1?}, {} MB", begin.elapsed(), full.metadata().unwrap().len() >> 20);
-    for (name, path) in [("empty", None), ("full", Some(full.as_path()))] {
+/// The same with few and with many runs behind it.
+async fn past(counts: &[usize]) {
+    for count in counts {
+        let folder = folder();
+        let full = folder.join("full.db");
+        let begin = Instant::now();
+        fill(&full, i64::try_from(*count).unwrap());
+        println!("{count} past runs made in {:.1?}, {} MB", begin.elapsed(), full.metadata().unwrap().len() >> 20);
+        let (name, path) = (format!("{count} past runs"), Some(full.as_path()));
         let took = repeat(|| one_run(fan(1), 32, path)).await;
         plain(&format!("{name}: trigger to end of one task"), &took);
         let took = repeat(|| one_run(fan(1_000), 32, path)).await;
         rate(&format!("{name}: run of 1000 tasks"), 1_000, &took);
         let took = repeat(|| async move {
-            let folder = tempfile::tempdir().unwrap();
-            let history = SqliteHistory::open(path.unwrap_or(&folder.path().join("history.db"))).unwrap();
+            let history = SqliteHistory::open(path.unwrap()).unwrap();
             let ask = |filter: &RunFilter| history.runs(filter).unwrap().len();
             let begin = Instant::now();
             ask(&RunFilter { limit: 50, ..RunFilter::default() });
@@ -82,8 +77,7 @@ async fn past() {
         .await;
         plain(&format!("{name}: four lists of 50 runs"), &took);
         let took = repeat(|| async move {
-            let folder = tempfile::tempdir().unwrap();
-            let history = SqliteHistory::open(path.unwrap_or(&folder.path().join("history.db"))).unwrap();
+            let history = SqliteHistory::open(path.unwrap()).unwrap();
             let begin = Instant::now();
             history.view(&["bench".to_owned()]).unwrap();
             history.owners().unwrap();
@@ -92,6 +86,12 @@ async fn past() {
         .await;
         plain(&format!("{name}: what `why` and the loop read"), &took);
     }
+}
+
+/// The numbers that were asked for, or the usual ones.
+fn numbers(asked: &[String], usual: &[usize]) -> Vec<usize> {
+    let numbers: Vec<usize> = asked.iter().filter_map(|word| word.parse().ok()).collect();
+    if numbers.is_empty() { usual.to_vec() } else { numbers }
 }
 
 async fn repeat<F: Future<Output = Duration>>(mut once: impl FnMut() -> F) -> Vec<Duration> {

@@ -20,7 +20,7 @@ pub(super) fn names(
     let instant = |at: DateTime<Utc>| Value::String(at.to_rfc3339_opts(SecondsFormat::AutoSi, true));
     let task = &dag.tasks[of];
     // Where nothing is named, a chain of thousands need not be gone through for each of its tasks.
-    let before: Map<String, Value> = if names_anything(task) {
+    let before: Map<String, Value> = if names_anything(task, item.is_some()) {
         let ended = standing.all_before(of).into_iter().filter_map(|of| standing.own(of));
         let ended = ended.filter(|known| known.state.ended());
         ended
@@ -52,10 +52,10 @@ pub(super) fn names(
     names
 }
 
-/// Whether there is a template anywhere in a task.
-fn names_anything(task: &TaskDef) -> bool {
+/// Whether there is a template anywhere in a task. Its list is nothing to the task of one of its items.
+fn names_anything(task: &TaskDef, of_item: bool) -> bool {
     let key = task.policy.key.as_ref().is_some_and(|key| template::is_template(&key.key));
-    let list = task.policy.map.as_ref().is_some_and(|map| template::any_template(&map.over));
+    let list = task.policy.map.as_ref().filter(|_| !of_item).is_some_and(|map| template::any_template(&map.over));
     key || list || task.settings.values().any(template::any_template)
 }
 

@@ -10,7 +10,7 @@ use super::limits::holds;
 use super::names::names;
 use super::standing::{Standing, Turn};
 use super::{Ended, Plan, Work, tell};
-use crate::dag::{CallOn, Dag, Dags, OnCrash, Trigger, graph, template};
+use crate::dag::{CallOn, Dag, Dags, OnCrash, TaskDef, TaskPolicy, Trigger, graph, template};
 use crate::history::{Change, HistoryView, Hold, TaskChange};
 use crate::rule::Verdict;
 use crate::run::{Cause, Interval, Run, RunState, RunStep, TaskInstance, TaskState, TaskStep};
@@ -312,16 +312,34 @@ impl<'v> Progress<'v> {
         let mut change = TaskChange::plain(&self.run.id, &known.task, step, attempt);
         change.amended = self.run.amended;
         change.holds = holds;
-        let mut task = self.definition.tasks[of].clone();
+        let task = self.alone(of, &known.task);
         let names = self.names(of, attempt, known.item.as_ref());
         let next = self.standing.after(self.definition, of).map(|task| task.id.clone()).collect();
-        task.id.clone_from(&known.task);
         let since = known.started_at;
         let run = Run { interval: self.covers(), ..self.run.clone() };
         let work = Work { run, task, attempt, resumed: step == TaskStep::Resume, since, next, names };
         let running = TaskInstance { state: TaskState::Running, ..known.clone() };
         self.set(place, running);
         (change, work)
+    }
+
+    /// A task as its attempt needs it: under the name of the instance, and without its list, which may be long.
+    fn alone(&self, of: usize, id: &str) -> TaskDef {
+        let TaskDef { kind, after, retry, timeout, rule, policy, about, settings, .. } = &self.definition.tasks[of];
+        let TaskPolicy { priority, pool, key, on_crash, deadline, calls, map: _ } = policy;
+        let (pool, key, calls) = (pool.clone(), key.clone(), calls.clone());
+        let (priority, on_crash, deadline) = (*priority, *on_crash, *deadline);
+        TaskDef {
+            id: id.to_owned(),
+            kind: kind.clone(),
+            after: after.clone(),
+            retry: retry.clone(),
+            timeout: *timeout,
+            rule: *rule,
+            policy: TaskPolicy { priority, pool, key, on_crash, map: None, deadline, calls },
+            about: about.clone(),
+            settings: settings.clone(),
+        }
     }
 
     /// The time the run covers. One that somebody asked for covers the latest interval of its DAG's schedule that had ended by then.
