@@ -309,7 +309,7 @@ fn what_cannot_be_planned_is_said_in_a_sentence_with_a_fix() {
     let wrong: &[(&str, &str, &str, &str)] = &[
         ("unknown", "uppr(k) as x", "there is no function `uppr`", "did you mean `upper`?"),
         ("totals", "sum(k) as x", "there is no `sum` of (varchar)", ""),
-        ("parts", "substr(id) as x", "there is no `substr` of (bigint)", ""),
+        ("parts", "lpad(id) as x", "there is no `lpad` of (bigint)", ""),
         ("twice", "id, k as id", "two columns are called `id`", "give one of them another name: `… as name`"),
         ("same", "k, k", "two columns are called `k`", "give one of them another name: `… as name`"),
         (

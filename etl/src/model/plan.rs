@@ -247,7 +247,7 @@ fn explain(error: &DataFusionError, plan: Option<&LogicalPlan>, state: &SessionS
         failure.near(nearest_name(&name, state.table_functions().keys()));
         failure.word = Some(name);
     } else if let Some((_, which)) = said.split_once(" require unique expression names but the expression ") {
-        let names = which.split('"').skip(1).step_by(2).next().unwrap_or_default();
+        let names = which.split('"').nth(1).unwrap_or_default();
         let name = names.rsplit(" AS ").next().and_then(|name| name.rsplit('.').next()).unwrap_or_default();
         failure.what = format!("two columns are called `{name}`");
         failure.fix = Some("give one of them another name: `… as name`".to_owned());

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::logical_expr::LogicalPlan;
-use futures::{StreamExt as _, stream};
+use tokio::task::JoinSet;
 
 use super::check::{self, CheckOutcome};
 use super::incremental::volatile;
@@ -13,7 +13,7 @@ use super::project::{Check, Materialization, Selection};
 use super::run::{End, Ran, Runner, waits_for};
 use super::stamps::Stamps;
 use crate::engine::{Engine, Pinned};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::table::{Stamp, TableName};
 
 /// What became of one check.
@@ -32,12 +32,15 @@ pub enum CheckEnd {
     Found(CheckOutcome),
     /// It cannot be run.
     Failed(Error),
-    /// Something that it reads was not built.
+    /// Something that it reads was not built, now or ever.
     Skipped {
         /// What.
         after: String,
     },
 }
+
+/// Tables by name, as they were.
+type Tables = BTreeMap<String, Stamp>;
 
 impl Runner<'_> {
     /// Runs the checks of `selection` that were not run before something was seen, after a run that came to `ran`, and says
@@ -47,33 +50,59 @@ impl Runner<'_> {
         let engine = self.engine;
         let judged = self.judged(selection, ran);
         let mut checked = Vec::new();
-        let mut open = Vec::new();
+        let mut open: Vec<(&'p Check, String)> = Vec::new();
         for check in selection.checks.iter().copied() {
             let key = Stamps::check_key(&self.project, check);
             if let Some((table, version)) = judged.get(check.name.as_str()) {
-                let only = |seen: &BTreeMap<String, Stamp>| {
-                    seen.len() == 1 && seen.get(&table.to_string()).is_some_and(|stamp| Some(stamp.version) == *version)
-                };
-                let seen = if version.is_some() { tables(engine, check).await.filter(only) } else { None };
+                let mut seen = if version.is_some() { tables(engine, check).await } else { None };
+                // What else it has read may have changed since.
+                if let Some(known) = &seen {
+                    let own = known.get(&table.to_string()).is_some_and(|stamp| Some(stamp.version) == *version);
+                    seen = seen.filter(|known| own && known.len() == 1);
+                }
                 self.stamps.remember_check(&check.name, key, seen);
             } else if let Some(after) = self.not_built(check, ran) {
+                checked.push(Checked { check, end: CheckEnd::Skipped { after } });
+            } else if let Some(after) = self.never_built(selection, check).await {
                 checked.push(Checked { check, end: CheckEnd::Skipped { after } });
             } else if !self.stamps.passed(engine.lake(), &check.name, &key).await {
                 open.push((check, key));
             }
         }
-        let stop = self.stop;
-        let ends = stream::iter(open).take_while(|_| std::future::ready(!stop())).map(async |(check, key)| {
-            // Before anything is read: what changes meanwhile is then looked at again.
-            let seen = tables(engine, check).await;
-            (check, key, seen, check::check(engine, check).await)
-        });
-        let mut ends = std::pin::pin!(ends.buffered(self.workers.max(1)));
-        while let Some((check, key, seen, end)) = ends.next().await {
+        let mut ends: BTreeMap<usize, CheckEnd> = BTreeMap::new();
+        let mut running: JoinSet<(usize, Option<Tables>, Result<CheckOutcome>)> = JoinSet::new();
+        let mut next = 0;
+        loop {
+            while running.len() < self.workers.max(1)
+                && !(self.stop)()
+                && let Some((check, _)) = open.get(next)
+            {
+                let (at, engine, check) = (next, engine.clone(), Check::clone(check));
+                running.spawn(async move {
+                    // Before anything is read: what changes meanwhile is then looked at again.
+                    let seen = tables(&engine, &check).await;
+                    (at, seen, check::check(&engine, &check).await)
+                });
+                next += 1;
+            }
+            let (at, seen, end) = match running.join_next().await {
+                Some(Ok(ended)) => ended,
+                // A panic of a check's is one of ours: it goes on where it can be seen.
+                Some(Err(error)) => match error.try_into_panic() {
+                    Ok(panic) => std::panic::resume_unwind(panic),
+                    Err(_) => break,
+                },
+                None => break,
+            };
+            let Some((check, key)) = open.get(at) else { continue };
             let quiet = end.as_ref().is_ok_and(|outcome| !outcome.fails(check) && !outcome.warns(check));
-            self.stamps.remember_check(&check.name, key, seen.filter(|_| quiet));
-            let end = end.map_or_else(CheckEnd::Failed, CheckEnd::Found);
-            checked.push(Checked { check, end });
+            self.stamps.remember_check(&check.name, key.clone(), seen.filter(|_| quiet));
+            ends.insert(at, end.map_or_else(CheckEnd::Failed, CheckEnd::Found));
+        }
+        for (at, end) in ends {
+            if let Some((check, _)) = open.get(at) {
+                checked.push(Checked { check, end });
+            }
         }
         self.stamps.keep_checks(&self.project);
         checked
@@ -103,6 +132,23 @@ impl Runner<'_> {
         judged
     }
 
+    /// What `check` reads, was not selected, and was never built: of a project of which only a part is built.
+    async fn never_built(&self, selection: &Selection<'_>, check: &Check) -> Option<String> {
+        for name in check.refs.iter().filter(|name| !built(selection, name)) {
+            let view = self.project.models.get(name).filter(|model| model.materialization == Materialization::View);
+            let tables = match view {
+                Some(view) => self.project.inputs(view),
+                None => self.project.table_of(name).cloned().into_iter().collect(),
+            };
+            for table in tables {
+                if self.engine.lake().stamp(&table).await.is_none() {
+                    return Some(name.clone());
+                }
+            }
+        }
+        None
+    }
+
     /// What `check` reads, itself or through others, and was not built.
     fn not_built(&self, check: &Check, ran: &[Ran]) -> Option<String> {
         let mut failed = ran.iter().filter(|ran| !matches!(ran.end, End::Done { .. })).map(|ran| &ran.name);
@@ -117,7 +163,7 @@ fn built(selection: &Selection<'_>, name: &str) -> bool {
 }
 
 /// The stored tables that a check reads, as they are; `None` if it reads something else, or finds something else each time.
-async fn tables(engine: &Engine, check: &Check) -> Option<BTreeMap<String, Stamp>> {
+async fn tables(engine: &Engine, check: &Check) -> Option<Tables> {
     let (_session, plan) = engine.plan(&check.sql, Pinned::default()).await.ok()?;
     if volatile(&plan).ok()?.is_some() {
         return None;
@@ -130,7 +176,7 @@ async fn tables(engine: &Engine, check: &Check) -> Option<BTreeMap<String, Stamp
         Ok(TreeNodeRecursion::Continue)
     })
     .ok()?;
-    let mut seen = BTreeMap::new();
+    let mut seen = Tables::new();
     for name in names {
         let stamp = engine.lake().stamp(&name).await?;
         // Where readers are shown an older version, the log's end says nothing about what was read.
