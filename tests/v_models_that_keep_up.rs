@@ -115,6 +115,22 @@ fn a_join_of_columns_with_one_name_loses_no_row() {
 }
 
 #[test]
+fn a_limit_holds_where_no_column_is_read() {
+    let project = of(&[("t", "id\n1\n2\n3\n4\n5\n")], &[]);
+    project.ok(&["models", "build"]);
+    for (sql, rows) in [
+        ("select 1 as n from seeds.t limit 1", 1),
+        ("select 1 as n from seeds.t limit 2 offset 4", 1),
+        ("select 1 as n from seeds.t union all select 2 as n from seeds.t limit 7", 7),
+        ("select 1 as n from seeds.t where id > 2 limit 2", 2),
+        ("select 1 as n from seeds.t", 5),
+    ] {
+        assert_eq!(project.rows(sql).as_array().unwrap().len(), rows, "{sql}");
+    }
+    assert_eq!(project.value("select count(*) from (select 1 from seeds.t limit 3)"), json!(3));
+}
+
+#[test]
 fn what_a_plan_does_not_show_counts_too() {
     let values = |last: &str| {
         format!("select * from (values (1,'a'),(2,'b'),(3,'c'),(4,'d'),(5,'e'),(6,'f'),(7,'{last}')) as x(id, name)\n")

@@ -4,6 +4,7 @@ mod catalog;
 mod digest;
 mod error;
 pub mod function;
+mod limited;
 mod never;
 #[cfg(feature = "polars")]
 pub mod polars;

@@ -25,6 +25,7 @@ use futures::TryStreamExt as _;
 
 use super::catalog::{LakeCatalog, Names, parking};
 use super::error::EngineError;
+use super::limited::Limited;
 use super::never::Never;
 use super::travel::{self, At, LakeDialect, VersionPlanner};
 use super::window;
@@ -245,6 +246,7 @@ impl Engine {
         let mut rules = Optimizer::new().rules;
         rules.insert(0, Arc::new(window::Panes));
         rules.push(Arc::new(Never));
+        rules.push(Arc::new(Limited));
         let state = SessionStateBuilder::new()
             .with_config(config)
             .with_runtime_env(Arc::clone(&self.runtime))
