@@ -23,7 +23,7 @@ fn project(kafka: &str, topic: &str, lake: Option<&Project>) -> Project {
         "dags/shared.toml",
         format!(
             "[tasks.land]\nkind = \"stream\"\nstream = \"shared\"\ntopics = [\"{topic}\"]\nformat = \"json\"\n\
-             shared = true\nrun_for = \"1h\"\n"
+             shared = true\nrun_for = \"1h\"\nretries = 5\nretry_delay = \"1s\"\n"
         ),
     );
     project

@@ -67,8 +67,10 @@ pub async fn land(
             Ok(End::Again) => {}
             Err(error) if is_overtaken(&error, landing.shared) && lost < LOST_RACES => {
                 info!(topic = landing.topic, %error, "others were quicker, reading where the table stands");
+                // Who takes over from a slow one needs longer than who merely met another: 0.1 s to 2 s, about half a minute in all.
+                let wait = std::time::Duration::from_millis(100) * 2_u32.pow(lost.min(5));
                 lost += 1;
-                tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+                tokio::time::sleep(wait.min(std::time::Duration::from_secs(2))).await;
             }
             Err(error) => return Err(error),
         }

@@ -260,8 +260,10 @@ impl Rules<'_> {
             let (last, groups) = columns.split_last().ok_or_else(|| internal("no columns"))?;
             let mut groups: Vec<Expr> = groups.iter().cloned().map(Expr::Column).collect();
             let kept: Vec<Expr> = groups.clone();
-            let floats = fields.iter().zip(&kept).filter(|(field, _)| field.data_type().is_floating());
-            groups.extend(floats.map(|(_, column)| cast(column.clone(), DataType::Utf8)).collect::<Vec<_>>());
+            // A cast has the name of what it casts.
+            let text = |(at, column): (usize, &Expr)| cast(column.clone(), DataType::Utf8).alias(format!("__text{at}"));
+            let floats = fields.iter().zip(&kept).enumerate().filter(|(_, (field, _))| field.data_type().is_floating());
+            groups.extend(floats.map(|(at, (_, column))| text((at, column))).collect::<Vec<_>>());
             let sum = datafusion::functions_aggregate::expr_fn::sum(Expr::Column(last.clone())).alias(WEIGHT);
             let weight = Expr::Column(Column::from_name(WEIGHT));
             let plan = LogicalPlanBuilder::from(rows)
