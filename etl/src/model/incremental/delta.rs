@@ -29,7 +29,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::{
     Aggregate, Expr, ExprSchemable as _, Filter, Join, LogicalPlan, LogicalPlanBuilder, Projection, TableScan, Union,
-    Window, cast, lit,
+    Window, lit,
 };
 
 use super::Refusal;
@@ -253,23 +253,16 @@ impl Rules<'_> {
     async fn net(&mut self, rows: LogicalPlan, like: &DFSchema) -> Result<Delta, Stop> {
         let columns = rows.schema().columns();
         let fields = rows.schema().fields().clone();
-        // GROUP BY takes -0.0 for 0.0; their texts differ. Within lists and structures there is no such way out.
-        let hidden = |kind: &DataType| !kind.is_floating() && within(kind, DataType::is_floating);
-        let groupable = !fields.iter().any(|field| within(field.data_type(), map) || hidden(field.data_type()));
+        // GROUP BY takes -0.0 for 0.0: rows with floating-point numbers are not netted.
+        let groupable =
+            !fields.iter().any(|f| within(f.data_type(), map) || within(f.data_type(), DataType::is_floating));
         let kept = if groupable {
             let (last, groups) = columns.split_last().ok_or_else(|| internal("no columns"))?;
-            let mut groups: Vec<Expr> = groups.iter().cloned().map(Expr::Column).collect();
-            let kept: Vec<Expr> = groups.clone();
-            // A cast has the name of what it casts.
-            let text = |(at, column): (usize, &Expr)| cast(column.clone(), DataType::Utf8).alias(format!("__text{at}"));
-            let floats = fields.iter().zip(&kept).enumerate().filter(|(_, (field, _))| field.data_type().is_floating());
-            groups.extend(floats.map(|(at, (_, column))| text((at, column))).collect::<Vec<_>>());
+            let groups: Vec<Expr> = groups.iter().cloned().map(Expr::Column).collect();
             let sum = datafusion::functions_aggregate::expr_fn::sum(Expr::Column(last.clone())).alias(WEIGHT);
-            let weight = Expr::Column(Column::from_name(WEIGHT));
             let plan = LogicalPlanBuilder::from(rows)
                 .aggregate(groups, vec![sum])?
-                .filter(weight.clone().not_eq(lit(0_i64)))?
-                .project(kept.into_iter().chain([weight]))?
+                .filter(Expr::Column(Column::from_name(WEIGHT)).not_eq(lit(0_i64)))?
                 .build()?;
             self.scratch.keep(&self.state, plan).await?
         } else {
