@@ -145,3 +145,33 @@ fn what_people_build_moves_on_and_a_task_may_stop_publishing_together() {
     project.ok(&["models", "build", "units", "titles"]);
     assert_eq!(seen(&project), json!({ "u": 4, "c": 3, "t": 4 }), "nothing is published together any more");
 }
+
+#[test]
+fn what_others_read_of_a_set_moves_on_with_it() {
+    let project = shop();
+    let hours = "SELECT window_start, window_end, count(*) AS n FROM {{ source('bronze', 'ticks') }} \
+                 GROUP BY tumble(at, INTERVAL '1 hour')\n";
+    project.write("sql/hours.sql", format!("{{{{ config(materialized='incremental', watermark='0') }}}}\n{hours}"));
+    project.write("sql/outside.sql", "SELECT n FROM {{ ref('units') }}\n");
+    project.write(
+        "sql/ticks.sql",
+        "{{ config(schema='bronze') }}\nSELECT CAST(1 AS BIGINT) AS n, TIMESTAMP '2026-01-05T06:30:00Z' AS at\n",
+    );
+    project.edit("dags/sets.toml", |text| text.replace("\"units\",", "\"units\", \"ticks\", \"hours\","));
+    project.ok(&RUN);
+    project.ok(&["models", "build", "outside"]);
+    let outside = || project.value("select n from gold.outside");
+    let finals = || project.rows("select count(*) c from gold.hours__final")[0]["c"].clone();
+    assert_eq!((outside(), finals()), (json!(1), json!(1)));
+
+    project.catalogue("two.txt");
+    project.edit("sql/ticks.sql", |text| format!("{text}UNION ALL SELECT 2, TIMESTAMP '2026-01-05T09:30:00Z'\n"));
+    project.killed_at("publication.before_put", &RUN, || {
+        project.ok(&["models", "build", "outside"]);
+        assert_eq!((outside(), finals()), (json!(1), json!(1)), "what is built is not shown yet");
+    });
+    project.ok(&RUN);
+    project.ok(&["models", "build", "outside"]);
+
+    assert_eq!((outside(), finals()), (json!(2), json!(2)), "it was looked at again, though no log had moved");
+}

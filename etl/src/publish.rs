@@ -162,9 +162,7 @@ pub async fn publish(
     work: &Publish,
     stop: &CancellationToken,
 ) -> Result<Published> {
-    let Some(table) = engine.table(&work.table).await? else {
-        return Err(engine.lake().missing(&work.table).await?.into());
-    };
+    let table = engine.existing(&work.table).await?;
     let opened = Opened::of(registry, work).await?;
     broker.create(&work.topic, 1).await?;
     let mut publisher = broker.publisher(&work.name).await?;

@@ -2,6 +2,7 @@
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tidemill_etl::engine::Engine;
 use tidemill_etl::sink::{self, AppendedLoad, Load, Mode};
 use tidemill_etl::table::TableName;
 use tidemill_orchestrator::{KindSpec, Outcome, Retry, Shape, TaskContext, TaskError};
@@ -99,7 +100,7 @@ impl Settings {
         context: &TaskContext,
         names: Vec<TableName>,
     ) -> Result<Outcome, Failed> {
-        let engine = house.engine().await?;
+        let engine = one_set(house).await?;
         let mut warehouse = house.warehouse().await?;
         let (mut rows, mut batches) = (0, 0);
         for name in names {
@@ -111,7 +112,7 @@ impl Settings {
                 batch_rows: self.batch_rows,
                 loaded_at: context.now,
             };
-            let done = sink::load_appended(engine, warehouse.as_mut(), &work, &context.cancel).await?;
+            let done = sink::load_appended(&engine, warehouse.as_mut(), &work, &context.cancel).await?;
             rows += done.rows;
             batches += done.batches;
             metrics.loaded(&name.to_string(), done.rows);
@@ -126,6 +127,12 @@ impl Settings {
         };
         Ok(Outcome::done(summary).with(json!({ "rows": rows, "batches": batches })))
     }
+}
+
+/// The engine for a load: all its tables are of one publication.
+async fn one_set(house: &Lakehouse) -> Result<Engine, Failed> {
+    let shown = house.lake().await?.publication().await?;
+    Ok(house.engine().await?.with_publication(shown))
 }
 
 #[async_trait]
@@ -150,7 +157,7 @@ impl Work for Settings {
         }
         // A table that is left over from before its model became a view.
         names.retain(|name| !views.contains_key(name));
-        let engine = house.engine().await?;
+        let engine = one_set(house).await?;
         let mut warehouse = house.warehouse().await?;
         let total = names.len() as u64;
         let (mut rows, mut loaded) = (0, 0);
@@ -159,10 +166,7 @@ impl Work for Settings {
             if context.cancel.is_cancelled() {
                 return Err(super::models::stopped().into());
             }
-            let source = match engine.table(&name).await? {
-                Some(source) => source,
-                None => lake.table(&name).await?,
-            };
+            let source = engine.existing(&name).await?;
             let keys =
                 models.models.values().find(|m| m.table == name).map(|m| m.unique_key.clone()).unwrap_or_default();
             let load = Load {

@@ -70,18 +70,18 @@ impl Names {
         let shown = self.shown.get_or_try_init(newest).await.map_err(outer)?;
         match self.lake.shown(shown, name).await.map_err(outer)? {
             Some(table) => table.provider(&self.state()?).map(Some).map_err(outer),
-            None => self.finals(name).await,
+            None => self.finals(shown, name).await,
         }
     }
 
     /// `<table>__final`: the rows of a table of windows, and whether each is `final` by the watermark of that same version.
-    async fn finals(&self, name: &TableName) -> Result<Option<Arc<dyn TableProvider>>> {
+    async fn finals(&self, shown: &Publication, name: &TableName) -> Result<Option<Arc<dyn TableProvider>>> {
         let outer = |e: crate::error::Error| DataFusionError::External(Box::new(e));
         let Some(base) = name.table.strip_suffix(FINAL) else { return Ok(None) };
         let base = TableName::new(&name.schema, base);
         let table = match self.pinned.get(&base) {
             Some(table) => table.clone(),
-            None => match self.lake.try_table(&base).await.map_err(outer)? {
+            None => match self.lake.shown(shown, &base).await.map_err(outer)? {
                 Some(table) => table,
                 None => return Ok(None),
             },

@@ -171,6 +171,26 @@ impl Engine {
         }
     }
 
+    /// The table as readers see it; see [`Engine::table`].
+    ///
+    /// # Errors
+    /// [`TableError::Missing`](crate::table::TableError) if there is none, with names that look alike.
+    pub async fn existing(&self, name: &TableName) -> Result<Table> {
+        match self.table(name).await? {
+            Some(table) => Ok(table),
+            None => Err(self.lake.missing(name).await?.into()),
+        }
+    }
+
+    /// Whether what readers see of the table is the newest that there is, `newest`.
+    pub(crate) async fn shows(&self, name: &TableName, newest: u64) -> Result<bool> {
+        let of = |set: &Publication| set.tables.get(&name.to_string()).is_none_or(|shown| shown.version == newest);
+        match &self.shown {
+            Some(set) => Ok(of(set)),
+            None => Ok(of(&self.lake.publication().await?)),
+        }
+    }
+
     /// The lake it reads.
     pub fn lake(&self) -> &Lake {
         &self.lake

@@ -7,10 +7,9 @@
 //! same watermark, since the table's has not moved. So each late row is there once.
 use deltalake::kernel::Action;
 use serde_json::json;
-use tracing::{info, warn};
+use tracing::info;
 
-use super::build::{Built, Consumed, Work};
-use super::error::ModelError;
+use super::build::{Built, Consumed, Work, versions_read, wrong_emission};
 use super::incremental::{Class, Emitter, Reading, Since};
 use crate::error::Result;
 use crate::table::{Commit, Guard, Operation, Table, TableName};
@@ -18,10 +17,8 @@ use crate::table::{Commit, Guard, Operation, Table, TableName};
 impl Work<'_> {
     /// Shows the windows that have become final.
     pub(super) async fn append(&mut self, reading: &Reading, consumed: Consumed) -> Result<Built> {
-        let wrong =
-            |why: String| ModelError::Emission { model: self.model.name.clone(), file: self.model.file.clone(), why };
-        let Some(times) = self.times.clone() else { return Err(wrong("it has no watermark".to_owned()).into()) };
-        let emitter = Emitter::new(reading, &times).map_err(wrong)?;
+        let Some(times) = self.times.clone() else { return Err(wrong_emission(self.model, "it has no watermark")) };
+        let emitter = Emitter::new(reading, &times).map_err(|why| wrong_emission(self.model, &why))?;
         // Without versions that it was made from, or by another SELECT, it begins anew.
         let (since, because) = match consumed {
             Ok(since) => (Some(since), None),
@@ -89,22 +86,21 @@ impl Work<'_> {
         let ahead =
             |looked: &Since| looked.iter().any(|(input, (_, at))| since.get(input).is_some_and(|(_, was)| at > was));
         let since = looked.filter(ahead).unwrap_or_else(|| since.clone());
-        let adds = match emitter.late(self.engine, &since, watermark, (&table, &schema), self.now).await? {
-            Ok(adds) => adds,
-            Err(why) => {
-                warn!(model = self.model.name, %why, "late rows cannot be told");
-                return Ok(());
-            }
-        };
+        // Going on would pass over them for ever.
+        let late = emitter.late(self.engine, &since, watermark, (&table, &schema), self.now).await?;
+        let adds = late.map_err(|why| {
+            wrong_emission(
+                self.model,
+                &format!("which rows came late cannot be told: {why}; drop the table to begin anew"),
+            )
+        })?;
         if adds.is_empty() {
             return Ok(());
         }
         info!(model = self.model.name, files = adds.len(), "rows came late");
         let mut commit = Commit::new(Operation::Append, Guard::Exclusive, self.now);
-        commit.txns = since
-            .iter()
-            .map(|(input, (newest, _))| (app(input), i64::try_from(newest.version()).unwrap_or(i64::MAX)))
-            .collect();
+        let newest = since.iter().map(|(input, (newest, _))| (input.clone(), newest.clone())).collect();
+        commit.txns = versions_read(self.model, &newest);
         commit.expected = expected;
         commit.actions.extend(self.columns(&table, &schema)?);
         commit.actions.extend(adds.into_iter().map(Action::Add));

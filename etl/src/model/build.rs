@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::emission::Emission;
 use super::error::ModelError;
-use super::identity;
+use super::identity::{self, Identity};
 use super::incremental::{Class, FILE_BYTES, Reading, Refreshed, Timed, refresh, timed, volatile};
 use super::project::{Materialization, Model, Project};
 use crate::engine::{Engine, Pinned, Session, WATERMARK, names_versions};
@@ -95,8 +95,7 @@ pub(super) async fn planned(engine: &Engine, model: &Model, inputs: &BTreeMap<Ta
 
 /// What the model says of a watermark and of when its windows are shown.
 fn emission(model: &Model) -> Result<Emission> {
-    let wrong = |(_, why)| ModelError::Emission { model: model.name.clone(), file: model.file.clone(), why };
-    Ok(Emission::read(&model.config).map_err(wrong)?)
+    Emission::read(&model.config).map_err(|(_, why)| wrong_emission(model, &why))
 }
 
 fn event_time(model: &Model, plan: &LogicalPlan) -> Result<Timed> {
@@ -104,12 +103,12 @@ fn event_time(model: &Model, plan: &LogicalPlan) -> Result<Timed> {
         .ok_or_else(|| wrong_emission(model, "its SELECT does not end in a GROUP BY with `tumble`, `hop` or `session`"))
 }
 
-fn wrong_emission(model: &Model, why: &str) -> crate::Error {
+pub(super) fn wrong_emission(model: &Model, why: &str) -> crate::Error {
     ModelError::Emission { model: model.name.clone(), file: model.file.clone(), why: why.to_owned() }.into()
 }
 
 /// The versions that a build of `model` reads, as its progress.
-fn versions_read(model: &Model, inputs: &BTreeMap<TableName, Table>) -> Vec<(String, i64)> {
+pub(super) fn versions_read(model: &Model, inputs: &BTreeMap<TableName, Table>) -> Vec<(String, i64)> {
     let version = |table: &Table| i64::try_from(table.version()).unwrap_or(i64::MAX);
     inputs.iter().map(|(name, table)| (format!("{}/{name}", model.name), version(table))).collect()
 }
@@ -166,7 +165,8 @@ async fn attempt(engine: &Engine, project: &Project, model: &Model, now: DateTim
     };
     let emission = emission(model)?;
     let volatile = reading.volatile().map_err(|e| engine.failed(e))?.or_else(|| identity::reads_files(project, model));
-    let number = |other: &str| identity::number(project, model, reading.plan(), other);
+    let identity = Identity::of(project, model, reading.plan());
+    let number = |other: &str| identity.number(other);
     let shown_by = emission.lateness.map(|_| emission);
     let plan = number(&format!("{contents:?}\n{shown_by:?}"));
     txns.push((format!("{}/plan", model.name), plan));

@@ -6,23 +6,34 @@ use datafusion::logical_expr::LogicalPlan;
 use super::project::{Materialization, Model, Project};
 use crate::engine::normal_form;
 
-/// A number for the SELECT of `model`, planned, and for what else its rows depend on.
+/// The SELECT of a model, planned, to be made into numbers.
 ///
 /// The resolved plan says which columns a `*` stands for. It does not say everything (of `VALUES` it shows the first rows),
 /// so the texts count too, without comments and format: the model's own, and those of the views that it reads through.
-pub(super) fn number(project: &Project, model: &Model, plan: &LogicalPlan, other: &str) -> i64 {
-    let mut digest = blake3::Hasher::new();
-    let mut add = |text: &str| {
-        digest.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
-    };
-    add(&plan.display_indent_schema().to_string());
-    add(other);
-    add(env!("CARGO_PKG_VERSION"));
-    add(&normal_form(&model.sql));
-    for view in views_above(project, model) {
-        add(&normal_form(&view.sql));
+pub(super) struct Identity(blake3::Hasher);
+
+impl Identity {
+    pub(super) fn of(project: &Project, model: &Model, plan: &LogicalPlan) -> Self {
+        let mut made = Self(blake3::Hasher::new());
+        made.add(&plan.display_indent_schema().to_string());
+        made.add(env!("CARGO_PKG_VERSION"));
+        made.add(&normal_form(&model.sql));
+        for view in views_above(project, model) {
+            made.add(&normal_form(&view.sql));
+        }
+        made
     }
-    positive(digest.finalize())
+
+    /// The number with what else the rows depend on.
+    pub(super) fn number(&self, other: &str) -> i64 {
+        let mut with = Self(self.0.clone());
+        with.add(other);
+        positive(with.0.finalize())
+    }
+
+    fn add(&mut self, text: &str) {
+        self.0.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+    }
 }
 
 /// A number for a text.

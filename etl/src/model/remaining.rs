@@ -11,7 +11,7 @@ use super::check::{self, CheckOutcome};
 use super::incremental::volatile;
 use super::project::{Check, Materialization, Selection};
 use super::run::{End, Ran, Runner, waits_for};
-use super::stamps::Stamps;
+use super::stamps::{self, Stamps};
 use crate::engine::{Engine, Pinned};
 use crate::error::{Error, Result};
 use crate::table::{Stamp, TableName};
@@ -178,12 +178,7 @@ async fn tables(engine: &Engine, check: &Check) -> Option<Tables> {
     .ok()?;
     let mut seen = Tables::new();
     for name in names {
-        let stamp = engine.lake().stamp(&name).await?;
-        // Where readers are shown an older version, the log's end says nothing about what was read.
-        let shown = engine.table(&name).await.ok()??;
-        if shown.version() != stamp.version {
-            return None;
-        }
+        let stamp = stamps::stamp(engine, &name).await?;
         seen.insert(name.to_string(), stamp);
     }
     Some(seen)

@@ -110,7 +110,7 @@ impl Runner<'_> {
                 running.spawn(async move {
                     // Before anything is read: what changes meanwhile is then looked at again.
                     let seen = match key {
-                        Some(key) => Seen::before(engine.lake(), &project, &name, key).await,
+                        Some(key) => Seen::before(&engine, &project, &name, key).await,
                         None => None,
                     };
                     let end = one(&engine, &project, &name, now).await;

@@ -49,6 +49,9 @@ pub async fn show(
     let mut ids = BTreeMap::new();
     let known = lake.publication().await?.tables;
     let together = matches!(showing, Showing::Together { .. });
+    if !together && known.is_empty() {
+        return Ok(None);
+    }
     if together && !wanted.iter().all(|table| versions.contains_key(table)) {
         return Ok(None);
     }

@@ -4,7 +4,7 @@
 //! still so), and with `hard_deletes='new_record'` `dbt_is_deleted`. Intervals are half-open. Only files that hold a row
 //! which has come to its end are written anew; new rows are added; both, and the versions of the inputs read, are one
 //! commit: after a crash the same change is found again, or none.
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
@@ -17,8 +17,9 @@ use deltalake::kernel::engine::arrow_conversion::TryIntoKernel as _;
 use deltalake::kernel::{Action, Add, MetadataExt as _, StructType};
 use serde_json::{Value as Json, json};
 
+use super::build::{opened, versions_read};
 use super::error::ModelError;
-use super::identity;
+use super::identity::{self, Identity};
 use super::incremental::volatile;
 use super::project::{Model, Project, nearest};
 use super::statement::bare;
@@ -174,25 +175,15 @@ pub async fn snapshot(engine: &Engine, project: &Project, model: &Model, now: Da
         file: model.file.clone(),
         source: Box::new(source),
     };
-    let mut inputs: BTreeMap<TableName, Table> = BTreeMap::new();
-    for name in project.inputs(model) {
-        let Some(table) = engine.table(&name).await? else {
-            let (model, file) = (model.name.clone(), model.file.clone());
-            return Err(ModelError::Input { model, input: name.to_string(), file }.into());
-        };
-        inputs.insert(name, table);
-    }
-    let mut txns: Vec<(String, i64)> = inputs
-        .iter()
-        .map(|(name, table)| (format!("{}/{name}", model.name), i64::try_from(table.version()).unwrap_or(i64::MAX)))
-        .collect();
+    let inputs = opened(engine, project, model).await?;
+    let mut txns = versions_read(model, &inputs);
     let contents = inputs.values().map(Table::contents).collect::<Result<Vec<_>>>()?;
     let pinned: Pinned = Arc::new(inputs);
     let (_session, plan) = engine.plan(&model.sql, Arc::clone(&pinned)).await.map_err(in_sql)?;
     let volatile =
         volatile(&plan).map_err(|e| engine.failed(e))?.is_some() || identity::reads_files(project, model).is_some();
     let other = format!("{contents:?}\n{:?}", model.config);
-    txns.push((format!("{}/plan", model.name), identity::number(project, model, &plan, &other)));
+    txns.push((format!("{}/plan", model.name), Identity::of(project, model, &plan).number(&other)));
     let selected = storable(plan.schema().as_arrow());
     if let Some(fault) = rules.faults(&selected).into_iter().next() {
         return Err(fault.error(model));

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::identity;
 use super::project::{Check, Materialization, Project};
+use crate::engine::Engine;
 use crate::table::{Lake, Stamp, TableName};
 
 /// Changes when what is remembered means something else.
@@ -203,6 +204,13 @@ impl Stamps {
     }
 }
 
+/// The table as it is, if that is what readers see: where they are shown an older version, the end of its log says nothing
+/// about what was read.
+pub(super) async fn stamp(engine: &Engine, table: &TableName) -> Option<Stamp> {
+    let stamp = engine.lake().stamp(table).await?;
+    engine.shows(table, stamp.version).await.is_ok_and(|shows| shows).then_some(stamp)
+}
+
 /// What a model reads, as it was before it was built.
 pub(super) struct Seen {
     key: String,
@@ -211,10 +219,10 @@ pub(super) struct Seen {
 
 impl Seen {
     /// `None` if an input cannot be seen.
-    pub(super) async fn before(lake: &Lake, project: &Project, name: &str, key: String) -> Option<Self> {
+    pub(super) async fn before(engine: &Engine, project: &Project, name: &str, key: String) -> Option<Self> {
         let mut tables = BTreeMap::new();
         for table in project.inputs(project.models.get(name)?) {
-            tables.insert(table.to_string(), lake.stamp(&table).await?);
+            tables.insert(table.to_string(), stamp(engine, &table).await?);
         }
         Some(Self { key, tables })
     }

@@ -50,9 +50,7 @@ pub async fn load_appended(
     work: &AppendedLoad,
     stop: &CancellationToken,
 ) -> Result<AppendedLoaded> {
-    let Some(table) = engine.table(&work.table).await? else {
-        return Err(engine.lake().missing(&work.table).await?.into());
-    };
+    let table = engine.existing(&work.table).await?;
     let source = match &work.into {
         None => work.table.to_string(),
         Some(into) => format!("{} as {into}", work.table),

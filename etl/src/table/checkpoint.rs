@@ -45,7 +45,8 @@ pub(super) async fn newest_checkpoint(table: &Table) -> Result<Option<u64>> {
 /// Deletes entries of the log that are older than it is kept, as far as a checkpoint allows, and returns how many.
 ///
 /// `retention`: the table's own `delta.logRetentionDuration` goes before it, and never less than
-/// [`LEAST_LOG_RETENTION`]. The version that readers are shown stays readable. A table with `delta.enableExpiredLogCleanup = false` is left alone.
+/// [`LEAST_LOG_RETENTION`]. The version that readers are shown stays readable. A table with
+/// `delta.enableExpiredLogCleanup = false` is left alone.
 ///
 /// # Errors
 /// [`TableError::Delta`] if the storage fails.

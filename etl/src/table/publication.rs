@@ -67,26 +67,15 @@ impl Lake {
     /// # Errors
     /// [`TableError::Storage`] if the storage cannot be read, [`TableError::Publication`] if the file makes no sense.
     pub async fn publication(&self) -> Result<Publication> {
-        let failed = |e| TableError::storage("read the publications in", &FOLDER, e);
-        // A newer one may take the place of many old ones while we look.
+        // Newer ones may take the place of one that was listed before it is read.
         for _ in 0..TRIES {
-            let Some(number) = self.publications().await?.pop() else { break };
+            let Some(number) = self.publications().await?.pop() else { return Ok(Publication::default()) };
             if let Some(found) = self.publication_at(number).await? {
                 return Ok(found);
             }
         }
-        // Names that are listed and then not there are no race any more.
-        match self.publications().await?.pop() {
-            None => Ok(Publication::default()),
-            Some(number) => {
-                let path = self.publication_path(number);
-                Err(failed(self.store().get(&path).await.err().unwrap_or(object_store::Error::NotImplemented {
-                    operation: "get".to_owned(),
-                    implementer: FOLDER.to_owned(),
-                }))
-                .into())
-            }
-        }
+        let why = "each file is gone before it can be read".to_owned();
+        Err(TableError::Publication { path: FOLDER.to_owned(), why }.into())
     }
 
     /// The numbers of the publications that are kept, the newest last.

@@ -36,7 +36,6 @@ pub(in crate::model) struct Emitter<'a> {
     size: i64,
     end: Column,
     end_type: DataType,
-    repeatable: Result<(), Refusal>,
 }
 
 impl<'a> Emitter<'a> {
@@ -53,8 +52,10 @@ impl<'a> Emitter<'a> {
         let Some((end, end_type)) = ends(reading.plan()) else {
             return Err("its result has no timestamp `window_end`".to_owned());
         };
-        let repeatable = reading.inexact.clone().map(drop);
-        Ok(Self { state: reading.state(), plan: reading.plan(), times, size, end, end_type, repeatable })
+        if let Err(refusal) = &reading.inexact {
+            return Err(format!("the same rows would not always give the same windows: {refusal}"));
+        }
+        Ok(Self { state: reading.state(), plan: reading.plan(), times, size, end, end_type })
     }
 
     /// The columns of late rows: those that the SELECT reads, and the watermark.
@@ -169,9 +170,6 @@ impl<'a> Emitter<'a> {
         since: &Since,
         run: impl AsyncFnOnce(LogicalPlan) -> Result<T>,
     ) -> Result<Result<Option<T>, Refusal>> {
-        if let Err(refusal) = &self.repeatable {
-            return Ok(Err(refusal.clone()));
-        }
         let mut inputs = BTreeMap::new();
         for (name, (new, after)) in since {
             match Input::read(engine.lake(), name, new, *after).await? {

@@ -38,8 +38,6 @@ pub(super) const KEYS: &[(&str, bool)] = &[
     ("begin", false),
     ("emit", true),
     ("watermark", true),
-    ("lateness", true),
-    ("allowed_lateness", true),
     ("partition_by", false),
     ("cluster_by", false),
     ("rejected", true),

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, Value, from_args};
 use minijinja::{Error, ErrorKind, State};
 
-/// Macros call macros, each with a renderer on the stack: as much as the main thread has.
+/// Macros call macros, each with a renderer on the stack: enough for as deep as they may.
 const STACK_BYTES: usize = 8 << 20;
 
 /// A call of `caller(…)`: its arguments, and where its answer goes.
