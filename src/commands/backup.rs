@@ -5,13 +5,16 @@ use std::path::{Path, PathBuf};
 use chrono::{DateTime, SecondsFormat, Utc};
 use rusqlite::{Connection, OpenFlags};
 use serde::{Deserialize, Serialize};
+use tidemill_orchestrator::{Clock as _, WallClock};
 
 use super::{Context, health};
 use crate::failure::{Exit, Failure, Result};
 use crate::project::Project;
+use crate::settings::Broker;
 
+const HISTORY: &str = "history.db";
 /// What a backup holds, if the project has it: SQLite files of the state folder.
-const FILES: [&str; 2] = ["history.db", "topics.db"];
+const FILES: [&str; 2] = [HISTORY, "topics.db"];
 /// What is in a backup, by name, size and digest.
 const CONTENTS: &str = "backup.json";
 const FORM: u32 = 1;
@@ -45,7 +48,7 @@ impl Copied {
 /// Copies history and embedded topics into a new folder.
 pub(super) fn backup(context: &Context, to: &Path) -> Result<Exit> {
     let project = context.project()?;
-    let now = crate::lakehouse::Lakehouse::new(project.clone()).clock.now();
+    let now = WallClock.now();
     let io = |doing: &'static str| move |error: std::io::Error| Failure::io(&error, doing, to);
     std::fs::create_dir_all(to).map_err(io("create"))?;
     if std::fs::read_dir(to).map_err(io("read"))?.next().is_some() {
@@ -54,7 +57,7 @@ pub(super) fn backup(context: &Context, to: &Path) -> Result<Exit> {
             .fix("name a folder that is not there yet"));
     }
     let mut files = Vec::new();
-    for file in FILES {
+    for file in used(&project) {
         let from = project.state(file)?;
         if from.exists() {
             copy(&from, &to.join(file))?;
@@ -69,8 +72,18 @@ pub(super) fn backup(context: &Context, to: &Path) -> Result<Exit> {
     // Last: a backup that was cut short has none, and is refused.
     write(&to.join(CONTENTS), &text)?;
     context.report.rows(&contents.files)?;
+    if !project.settings.history.url.is_empty() {
+        context.report.note("the run history is in Postgres, and is backed up there");
+    }
     context.report.note(format_args!("backed up to `{}`; the lake and the warehouse are not in it", to.display()));
     Ok(Exit::Done)
+}
+
+/// The files of the state folder that the project works with by its settings.
+fn used(project: &Project) -> impl Iterator<Item = &'static str> {
+    let (history, topics) = (project.settings.history.url.is_empty(), &project.settings.topics.broker);
+    let topics = matches!(topics, Broker::Embedded);
+    FILES.into_iter().filter(move |file| if *file == HISTORY { history } else { topics })
 }
 
 /// Puts a backup in place of the project's state, which is kept beside it.
@@ -101,7 +114,7 @@ pub(super) async fn restore(context: &Context, from: &Path, replace: bool) -> Re
             "say `--replace` if that is what you want",
         ));
     }
-    let now = crate::lakehouse::Lakehouse::new(project.clone()).clock.now();
+    let now = WallClock.now();
     let aside = put_aside(&project, &there, now)?;
     for copied in &contents.files {
         // Under another name first: a crash leaves no half file where a whole one is looked for.

@@ -69,10 +69,8 @@ pub(super) async fn run(context: &Context) -> Result<Exit> {
     findings.add("warehouse", warehouse(&house).await);
     findings.add("address", address(&house).await);
     context.report.rows(&findings.rows)?;
-    if !context.report.json() {
-        for failure in &findings.failures {
-            context.report.failure(failure);
-        }
+    for failure in &findings.failures {
+        context.report.failure(failure);
     }
     let count = |state: &str| findings.rows.iter().filter(|row| row.state == state).count();
     let (failed, warnings) = (count("failed"), count("warning"));
